@@ -1,0 +1,1 @@
+//! Requests, replies and status of the control socket as types, with a small blocking client.

@@ -1,0 +1,1 @@
+//! The built bare-metal guest as an ELF image in memory.
