@@ -1,1 +1,29 @@
-//! Device models of the guest: virtio-mmio transport, network, block, serial port, keyboard controller.
+//! Device models of the guest: network, disk, serial port, keyboard controller; virtio over MMIO.
+//!
+//! A device has two sides. The **bus side** ([`BusDevice`]) is called by vCPU threads and touches registers only. The
+//! **backend** ([`Device`]) belongs to the event loop, which polls its [`Source`]s and calls [`Device::service`]. What the guest
+//! wants to show to the outside comes out of `service` as [`Output`], to be held by the gate; it is performed by
+//! [`Device::release`], which takes nothing but a [`Released`] one.
+//!
+//! Nothing here knows KVM: guest memory comes in as [`Memory`], interrupts go out and notifications come in as eventfds.
+//!
+//! [`Released`]: kemari_core::Released
+
+mod block;
+mod device;
+mod i8042;
+mod net;
+mod output;
+mod serial;
+mod virtio;
+
+pub use block::{Disk, DiskError, DiskOptions, DiskStats};
+pub use device::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Source, SourceId, StateError};
+pub use i8042::I8042;
+pub use net::{Net, NetError, NetOptions, NetStats};
+pub use output::{Output, OutputKind};
+pub use serial::{ConsoleStats, Serial, Sink, SinkError};
+pub use virtio::{MMIO_BYTES, QUEUE_NOTIFY};
+
+/// Guest memory. Every write to it from here goes through vm-memory, so that its bitmap knows the page is dirty.
+pub type Memory = vm_memory::GuestMemoryMmap<vm_memory::bitmap::AtomicBitmap>;
