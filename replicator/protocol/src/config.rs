@@ -1,0 +1,154 @@
+//! What a node says about itself when it meets its peer, and how that is compared.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits::{IDENTITY_KEYS, NAME_BYTES, VALUE_BYTES};
+
+/// What must be equal on both hosts, key by key, before a guest may move between them.
+///
+/// Keys are short names such as `memory_mib` or `nic0.mac`; the machine provides them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity(Vec<(String, String)>);
+
+impl Identity {
+    /// An identity of these `(key, value)` pairs, in this order.
+    ///
+    /// # Errors
+    /// More than 256 keys, a key or value longer than 256 bytes, or the same key twice.
+    pub fn new(pairs: Vec<(String, String)>) -> Result<Identity, ConfigError> {
+        let identity = Identity(pairs);
+        identity.check()?;
+        Ok(identity)
+    }
+
+    /// The same check for an identity that came from a peer.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        if self.0.len() > IDENTITY_KEYS {
+            return Err(ConfigError::TooManyKeys { keys: self.0.len() });
+        }
+        for (index, (key, value)) in self.0.iter().enumerate() {
+            if key.is_empty() || key.len() > VALUE_BYTES || value.len() > VALUE_BYTES {
+                return Err(ConfigError::KeyOrValueLength { index });
+            }
+            if self.0[..index].iter().any(|(earlier, _)| earlier == key) {
+                return Err(ConfigError::DuplicateKey { key: key.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+    }
+
+    /// What differs, one sentence a key, naming both nodes: `memory_mib: alpha has 256, beta has 512`.
+    pub(crate) fn differences(&self, node: &str, other: &Identity, other_node: &str) -> Vec<String> {
+        let mut differences = Vec::new();
+        for (key, value) in &self.0 {
+            match other.get(key) {
+                Some(theirs) if theirs == value => {}
+                Some(theirs) => differences.push(format!("{key}: {node} has {value}, {other_node} has {theirs}")),
+                None => differences.push(format!("{key}: {node} has {value}, {other_node} has none")),
+            }
+        }
+        for (key, value) in other.0.iter().filter(|(key, _)| self.get(key).is_none()) {
+            differences.push(format!("{key}: {node} has none, {other_node} has {value}"));
+        }
+        differences
+    }
+}
+
+/// One node's part of the pair: the same type for either role.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node's name, 1 to 64 bytes; it appears in the peer's messages.
+    pub node: String,
+    /// What must be equal on both hosts.
+    pub identity: Identity,
+    /// Pages in the guest, at least 1.
+    pub pages: u64,
+    /// Something is sent at least this often, so that the peer knows we live. At least 1 ms.
+    pub heartbeat: Duration,
+    /// Silence after which the peer counts as lost. At least twice `heartbeat`, and twice the peer's.
+    pub peer_timeout: Duration,
+    /// Checkpoints that may be sent and not yet acknowledged, 1 to 16. Only a primary uses it.
+    pub depth: usize,
+}
+
+impl Config {
+    /// Checks every bound.
+    ///
+    /// # Errors
+    /// Names the value that is out of its range.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.node.is_empty() || self.node.len() > NAME_BYTES {
+            return Err(ConfigError::NodeName { bytes: self.node.len() });
+        }
+        self.identity.check()?;
+        if self.pages == 0 {
+            return Err(ConfigError::NoMemory);
+        }
+        let (heartbeat, peer_timeout) = (self.heartbeat, self.peer_timeout);
+        if heartbeat < Duration::from_millis(1) || peer_timeout < heartbeat * 2 || peer_timeout > LONGEST_TIMEOUT {
+            return Err(ConfigError::Timeouts { heartbeat, peer_timeout });
+        }
+        if !(1..=16).contains(&self.depth) {
+            return Err(ConfigError::Depth { depth: self.depth });
+        }
+        Ok(())
+    }
+}
+
+/// Past this a timeout is a mistake; it also keeps sums of instants far from overflow.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// A [`Config`] that cannot work.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ConfigError {
+    /// The node name is empty or too long.
+    #[error("a node name has 1 to {NAME_BYTES} bytes, not {bytes}")]
+    NodeName {
+        /// Its length.
+        bytes: usize,
+    },
+    /// The identity has too many keys.
+    #[error("an identity has at most {IDENTITY_KEYS} keys, not {keys}")]
+    TooManyKeys {
+        /// How many.
+        keys: usize,
+    },
+    /// A key is empty, or a key or value is too long.
+    #[error("key number {index} of the identity, or its value, is empty or longer than {VALUE_BYTES} bytes")]
+    KeyOrValueLength {
+        /// Position of the key, from 0.
+        index: usize,
+    },
+    /// A key appears twice.
+    #[error("the identity has the key {key} twice")]
+    DuplicateKey {
+        /// The key.
+        key: String,
+    },
+    /// A guest without memory.
+    #[error("the guest has no pages")]
+    NoMemory,
+    /// Heartbeat and timeout do not go together.
+    #[error(
+        "the peer timeout ({peer_timeout:?}) must be at least twice the heartbeat ({heartbeat:?}), which is at least 1 ms, \
+         and at most one hour"
+    )]
+    Timeouts {
+        /// As configured.
+        heartbeat: Duration,
+        /// As configured.
+        peer_timeout: Duration,
+    },
+    /// The pipeline is too shallow or too deep.
+    #[error("1 to 16 checkpoints may be in flight, not {depth}")]
+    Depth {
+        /// As configured.
+        depth: usize,
+    },
+}

@@ -1,0 +1,275 @@
+//! The side that holds the image.
+//!
+//! # Who calls what, when
+//! * A primary connected and proved that it has the key: [`link_up`](Standby::link_up). One link at a time; while one is up,
+//!   refuse others.
+//! * [`Event::AdoptGeneration`]: make it durable (fsync), then [`adopted`](Standby::adopted).
+//! * [`Event::Void`]: the image is gone from here (record it if you keep records); memory is about to be written in place.
+//! * [`Event::Write`], [`Event::Commit`]: write every page into guest memory before anything else is done.
+//! * [`Event::Rehearse`]: load [`state`](Standby::state) and read it back, then [`rehearsed`](Standby::rehearsed).
+//! * Someone wants this node promoted, or [`Event::PromoteRequested`]: [`freeze`](Standby::freeze). After [`Event::Frozen`]
+//!   ask the authority: granted, [`promote`](Standby::promote); refused, [`refuse_promotion`](Standby::refuse_promotion) or
+//!   [`unfreeze`](Standby::unfreeze). After [`Event::FreezeRefused`] it is not frozen any more.
+
+use std::time::Instant;
+
+use kemari_core::{Generation, Image};
+
+use crate::{Chunk, Config, ConfigError, DecodeError, Message};
+
+/// Where a standby stands with its primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// No link.
+    Alone,
+    /// The link is up; the two are introducing themselves.
+    Greeting,
+    /// Connected; receiving a resync, or checkpoints that are not yet promotable.
+    Syncing,
+    /// Connected, and the image is [promotable](Standby::promotable).
+    InSync,
+    /// Frozen or about to be: nothing is committed or acknowledged.
+    Frozen,
+}
+
+/// What the driver is told. See the [module](self) for what to do about each.
+#[derive(Debug)]
+pub enum Event {
+    /// Send what is left to transmit, then close the link. Calling `link_down` for it is allowed and changes nothing.
+    Close,
+    /// The primary serves this generation, which is newer than what was known. Make that durable, then call
+    /// [`Standby::adopted`].
+    AdoptGeneration(Generation),
+    /// A resync in place begins: there is no promotable image until it is done.
+    Void,
+    /// Pages to be written in place.
+    Write(Chunk),
+    /// A checkpoint is committed: write its pages.
+    Commit {
+        /// What memory and [`Standby::state`] are once that is done.
+        image: Image,
+        /// Its pages, in order.
+        chunks: Vec<Chunk>,
+    },
+    /// Load the state of the image and read it back, then call [`Standby::rehearsed`].
+    Rehearse,
+    /// Answer to [`Standby::freeze`]: no primary can commit anything any more.
+    Frozen,
+    /// Answer to [`Standby::freeze`]: a live primary answered, or can be heard. Not frozen any more.
+    FreezeRefused {
+        /// Why.
+        reason: String,
+    },
+    /// The primary is demoted and asks this node to be promoted.
+    PromoteRequested {
+        /// Its final image, which this node holds.
+        image: Image,
+    },
+    /// The primary is silent, the link is lost, or the peer broke the protocol.
+    PeerLost {
+        /// Why.
+        reason: String,
+    },
+    /// The primary left and said so.
+    PeerLeft {
+        /// What it said.
+        reason: String,
+    },
+    /// One of the two will not work with the other; names both.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// An image held in memory, with the state that goes with it.
+#[derive(Debug)]
+pub struct Held {
+    /// Which.
+    pub image: Image,
+    /// The saved state that came with it.
+    pub state: Vec<u8>,
+    /// Whether this host has loaded a checkpoint of this generation, or cut it itself.
+    pub rehearsed: bool,
+}
+
+/// Why this node must not be promoted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotPromotable {
+    /// Nothing was ever committed here, or a resync has begun to overwrite it.
+    #[error("this node holds no image")]
+    NoImage,
+    /// A newer generation is known.
+    #[error("this node holds {image}, but generation {newest} is known")]
+    Outdated {
+        /// What it holds.
+        image: Image,
+        /// What it knows.
+        newest: Generation,
+    },
+    /// The primary has run unprotected since.
+    #[error("the primary has run unprotected since {image}, which this node holds")]
+    Unprotected {
+        /// What it holds.
+        image: Image,
+    },
+    /// It was never loaded here.
+    #[error("{image} was not rehearsed on this node")]
+    Unrehearsed {
+        /// What it holds.
+        image: Image,
+    },
+}
+
+/// Why a freeze was refused at once.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FreezeError {
+    /// There is nothing to promote.
+    #[error(transparent)]
+    NotPromotable(#[from] NotPromotable),
+    /// It is frozen, or being frozen, already.
+    #[error("this node is already frozen")]
+    Already,
+}
+
+/// What a promoted standby goes on with. Memory is as of `image`.
+#[derive(Debug)]
+pub struct Promoted {
+    /// The image: base of the new primary's incremental resync.
+    pub image: Image,
+    /// State to load.
+    pub state: Vec<u8>,
+    /// To be sent before the link is closed, if there is one.
+    pub farewell: Vec<Message>,
+}
+
+/// Numbers for status and metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Where it stands.
+    pub phase: Phase,
+    /// The primary's name, once it has introduced itself on this link.
+    pub peer: Option<String>,
+    /// What it holds.
+    pub image: Option<Image>,
+    /// The newest generation it knows.
+    pub generation: Option<Generation>,
+    /// Whether the image may be promoted, and why not.
+    pub promotable: Result<Image, NotPromotable>,
+    /// Bytes of the checkpoint in progress that have arrived.
+    pub staged_bytes: u64,
+    /// Checkpoints committed since the start.
+    pub checkpoints: u64,
+    /// Pages received since the start.
+    pub pages_received: u64,
+}
+
+/// The standby's state machine.
+#[derive(Debug)]
+pub struct Standby {}
+
+impl Standby {
+    /// A standby that knows `generation` (from stable storage) and holds `held` (memory already being as of it): `None` after
+    /// a start, the final image after a handover.
+    ///
+    /// # Errors
+    /// A configuration that cannot work.
+    pub fn new(config: Config, generation: Option<Generation>, held: Option<Held>) -> Result<Standby, ConfigError> {
+        let _ = (generation, held);
+        config.check()?;
+        Ok(Standby {})
+    }
+
+    /// A primary's authenticated link is up.
+    pub fn link_up(&mut self, _now: Instant) {}
+
+    /// The link is lost.
+    pub fn link_down(&mut self, _now: Instant, _reason: &str) {}
+
+    /// A message from the primary.
+    pub fn receive(&mut self, _now: Instant, _message: Message) {}
+
+    /// The byte stream from the primary made no sense.
+    pub fn garbled(&mut self, _now: Instant, _error: &DecodeError) {}
+
+    /// The instant named by [`next_timeout`](Standby::next_timeout) has come. Calling early or late is allowed.
+    pub fn timeout(&mut self, _now: Instant) {}
+
+    /// When to call [`timeout`](Standby::timeout).
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        None
+    }
+
+    /// The next message to send.
+    pub fn transmit(&mut self, _now: Instant) -> Option<Message> {
+        None
+    }
+
+    /// The next event to act on.
+    pub fn event(&mut self) -> Option<Event> {
+        None
+    }
+
+    /// The generation of [`Event::AdoptGeneration`] is on stable storage.
+    pub fn adopted(&mut self, _now: Instant, _generation: Generation) {}
+
+    /// The answer to [`Event::Rehearse`]; a failure names what this host refused.
+    pub fn rehearsed(&mut self, _now: Instant, _result: Result<(), String>) {}
+
+    /// The saved state of the image held.
+    #[must_use]
+    pub fn state(&self) -> Option<&[u8]> {
+        None
+    }
+
+    /// Whether the image held may be promoted: rehearsed, of the newest generation known, covering everything released.
+    ///
+    /// # Errors
+    /// Says what is missing.
+    pub fn promotable(&self) -> Result<Image, NotPromotable> {
+        Err(NotPromotable::NoImage)
+    }
+
+    /// Asks for a freeze. From here on nothing is committed or acknowledged, until [`Event::FreezeRefused`] or
+    /// [`unfreeze`](Standby::unfreeze). [`Event::Frozen`] comes once the link is down, the primary was silent for the peer
+    /// timeout, or is demoted. `nonce` is any number not used before.
+    ///
+    /// # Errors
+    /// There is nothing to promote; nothing has changed.
+    pub fn freeze(&mut self, _now: Instant, _nonce: u64) -> Result<(), FreezeError> {
+        Err(FreezeError::NotPromotable(NotPromotable::NoImage))
+    }
+
+    /// Ends a freeze; what arrived meanwhile is handled now.
+    pub fn unfreeze(&mut self, _now: Instant) {}
+
+    /// Answers [`Event::PromoteRequested`] with no, and ends the freeze if there is one.
+    pub fn refuse_promotion(&mut self, _now: Instant, _reason: &str) {}
+
+    /// Ends this side: it is the primary of `generation` now. What has arrived of a checkpoint is dropped.
+    ///
+    /// # Errors
+    /// Gives `self` back unless [`Event::Frozen`] was taken from [`event`](Standby::event) and the freeze still stands.
+    pub fn promote(self, _generation: Generation) -> Result<Promoted, Box<Standby>> {
+        Err(Box::new(self))
+    }
+
+    /// Leaves cleanly: says goodbye and closes the link.
+    pub fn leave(&mut self, _now: Instant, _reason: &str) {}
+
+    /// Numbers for status and metrics.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        Status {
+            phase: Phase::Alone,
+            peer: None,
+            image: None,
+            generation: None,
+            promotable: self.promotable(),
+            staged_bytes: 0,
+            checkpoints: 0,
+            pages_received: 0,
+        }
+    }
+}
