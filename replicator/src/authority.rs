@@ -43,7 +43,7 @@ pub struct Record {
     pub generation_id: String,
     /// What this node was in it.
     pub standing: Standing,
-    /// Whether consent to run unprotected was given in it.
+    /// Whether a primary of it may run unprotected: the generation was granted to this node alone, or consent was given.
     pub unprotected: bool,
 }
 
@@ -56,6 +56,11 @@ impl Record {
             standing,
             unprotected: false,
         }
+    }
+
+    fn unprotected(mut self) -> Record {
+        self.unprotected = true;
+        self
     }
 
     fn generation(&self) -> Option<Generation> {
@@ -116,6 +121,9 @@ pub enum AuthorityError {
 }
 
 /// The authority's word that this node is the primary of a generation, already on stable storage.
+///
+/// It includes consent: a new generation names its first primary alone, so no other node can be promoted in it until a
+/// standby has caught up.
 #[derive(Debug)]
 #[must_use = "a generation that was granted and is not used leaves the guest without a primary"]
 pub struct Grant {
@@ -127,6 +135,11 @@ impl Grant {
     #[must_use]
     pub fn generation(&self) -> Generation {
         self.generation
+    }
+
+    /// The consent it includes.
+    pub fn into_consent(self) -> Consent {
+        Consent::recorded(self.generation, ConsentReason::NamedAlone)
     }
 }
 
@@ -202,7 +215,7 @@ impl Authority {
     /// The record cannot be written; the node must then not become primary.
     pub fn promote(&mut self, from: Generation) -> Result<Grant, AuthorityError> {
         let generation = from.next(random_id()?);
-        self.write(Record::new(&self.guest, generation, Standing::Primary))?;
+        self.write(Record::new(&self.guest, generation, Standing::Primary).unprotected())?;
         Ok(Grant { generation })
     }
 
@@ -237,9 +250,7 @@ impl Authority {
     /// # Errors
     /// The record cannot be written; then there is no consent.
     pub fn consent(&mut self, generation: Generation) -> Result<Consent, AuthorityError> {
-        let mut record = Record::new(&self.guest, generation, Standing::Primary);
-        record.unprotected = true;
-        self.write(record)?;
+        self.write(Record::new(&self.guest, generation, Standing::Primary).unprotected())?;
         Ok(Consent::recorded(generation, ConsentReason::Operator))
     }
 

@@ -72,6 +72,8 @@ impl Committed {
 pub enum ConsentReason {
     /// The operator said so, by command, knowing what it means.
     Operator,
+    /// The generation was granted to this node alone: no other node holds an image of it that could be promoted.
+    NamedAlone,
 }
 
 /// The durable word that the peer cannot be promoted, so that the primary may run unprotected.

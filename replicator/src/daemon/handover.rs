@@ -1,0 +1,136 @@
+//! The planned change of roles, as the primary sees it.
+//!
+//! 1. The guest is paused. Checkpoints in flight are let come back, and disk requests that were already released are let
+//!    finish: after the handover no write of this host may land on a disk that the other one writes to.
+//! 2. The final checkpoint is cut. What it holds is never released here: the next primary does it again.
+//! 3. Once that is committed this side yields. From there it runs the guest only if it is promoted anew.
+//!
+//! Until 3 anything that goes wrong ends the handover and the guest goes on here.
+
+use std::time::{Duration, Instant};
+
+use kemari_core::{Epoch, Generation, Image};
+use kemari_protocol::primary::Phase;
+use kemari_protocol::standby::Held;
+
+use super::primary::Primary;
+use super::{Context, DaemonError, Outcome};
+
+/// How long a handover may take before it is given up.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// A handover on its way.
+pub(super) struct Handover {
+    promote: bool,
+    begun: Instant,
+    stage: Stage,
+}
+
+enum Stage {
+    /// Waiting for what is in flight.
+    Draining,
+    /// The final checkpoint is on its way.
+    Final { epoch: Epoch, state: Vec<u8> },
+    /// The standby was told.
+    Yielded { held: Held },
+}
+
+impl Handover {
+    /// When it is given up.
+    pub(super) fn deadline(&self) -> Instant {
+        self.begun + LIMIT
+    }
+}
+
+impl Primary {
+    /// Begins a handover; with `promote` the standby is asked to be promoted at the end of it.
+    ///
+    /// # Errors
+    /// Says why not now; nothing has changed.
+    pub(super) fn begin_handover(
+        &mut self,
+        now: Instant,
+        context: &mut Context<'_>,
+        promote: bool,
+    ) -> Result<(), String> {
+        if self.handover.is_some() {
+            return Err("a handover is on its way already".to_owned());
+        }
+        if self.protocol.phase() != Phase::Protected {
+            return Err(format!(
+                "there is no standby in sync to hand the guest to ({:?}); wait for `status` to say protected",
+                self.protocol.phase()
+            ));
+        }
+        context.machine.pause(&mut self.outputs).map_err(|error| error.to_string())?;
+        self.hold_collected(now);
+        self.handover = Some(Handover { promote, begun: now, stage: Stage::Draining });
+        Ok(())
+    }
+
+    /// Cuts the final checkpoint as soon as nothing is in flight any more. Returns whether it did.
+    pub(super) fn continue_handover(&mut self, context: &mut Context<'_>) -> Result<bool, DaemonError> {
+        let draining = matches!(&self.handover, Some(Handover { stage: Stage::Draining, .. }));
+        if !draining || self.protocol.status().in_flight > 0 || context.machine.disk_in_flight() > 0 {
+            return Ok(false);
+        }
+        if !self.protocol.may_checkpoint() {
+            return Ok(false);
+        }
+        let (epoch, state) = self.cut(context, true)?;
+        if let Some(handover) = &mut self.handover {
+            handover.stage = Stage::Final { epoch, state };
+        }
+        Ok(true)
+    }
+
+    /// Whether this epoch is the last one here.
+    pub(super) fn is_final(&self, epoch: Epoch) -> bool {
+        matches!(&self.handover, Some(Handover { stage: Stage::Final { epoch: last, .. }, .. }) if *last == epoch)
+    }
+
+    /// The final checkpoint is committed: yield.
+    pub(super) fn final_committed(&mut self, now: Instant, image: Image) -> Result<Option<Outcome>, DaemonError> {
+        let Some(Handover { promote, begun, stage: Stage::Final { state, .. } }) = self.handover.take() else {
+            return Ok(None);
+        };
+        self.protocol.yield_to_peer(now, promote)?;
+        let held = Held { image, state, rehearsed: true };
+        if !promote {
+            self.transmit();
+            return Ok(Some(Outcome::Demoted { held: Some(held), result: Ok(None) }));
+        }
+        self.handover = Some(Handover { promote, begun, stage: Stage::Yielded { held } });
+        Ok(None)
+    }
+
+    /// The standby was promoted, or was not, or nobody knows: this side is a standby now in any case.
+    pub(super) fn handed_over(&mut self, result: Result<Generation, String>) -> Outcome {
+        let held = match self.handover.take() {
+            Some(Handover { stage: Stage::Yielded { held }, .. }) => Some(held),
+            _ => None,
+        };
+        Outcome::Demoted { held, result: result.map(Some) }
+    }
+
+    /// Ends a handover that has not come to its point of no return: the guest goes on here.
+    pub(super) fn abandon_handover(&mut self, context: &mut Context<'_>, reason: &str) -> bool {
+        if !matches!(&self.handover, Some(Handover { stage: Stage::Draining | Stage::Final { .. }, .. })) {
+            return false;
+        }
+        self.handover = None;
+        context.machine.run();
+        context.handover_failed(format!("the guest goes on here: {reason}"));
+        true
+    }
+
+    /// Gives up a handover that takes too long.
+    pub(super) fn handover_timeout(&mut self, now: Instant, context: &mut Context<'_>) -> Option<Outcome> {
+        let reason = "the standby did not answer in time";
+        match &self.handover {
+            Some(handover) if handover.deadline() <= now => {}
+            _ => return None,
+        }
+        if self.abandon_handover(context, reason) { None } else { Some(self.handed_over(Err(reason.to_owned()))) }
+    }
+}
