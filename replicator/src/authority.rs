@@ -219,6 +219,12 @@ impl Authority {
         Ok(Grant { generation })
     }
 
+    /// Whether this node was named to boot a guest that never ran.
+    #[must_use]
+    pub fn may_boot(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| record.standing == Standing::Created)
+    }
+
     /// Grants a generation in which the guest boots from its disk, without memory of what it did before.
     ///
     /// That is right for a guest that never ran, and otherwise only if the operator says so (`insist`): this node cannot

@@ -10,17 +10,20 @@
 use std::time::{Duration, Instant};
 
 use kemari_core::{Epoch, Generation, Image};
-use kemari_protocol::primary::Phase;
 use kemari_protocol::standby::Held;
 
 use super::primary::Primary;
-use super::{Context, DaemonError, Outcome};
+use super::host::Host;
+use super::news::Ticket;
+use super::{DaemonError, Outcome};
 
 /// How long a handover may take before it is given up.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// A handover on its way.
 pub(super) struct Handover {
+    /// Who waits for its end.
+    ticket: Option<Ticket>,
     promote: bool,
     begun: Instant,
     stage: Stage,
@@ -43,41 +46,46 @@ impl Handover {
 }
 
 impl Primary {
-    /// Begins a handover; with `promote` the standby is asked to be promoted at the end of it.
-    ///
-    /// # Errors
-    /// Says why not now; nothing has changed.
-    pub(super) fn begin_handover(
-        &mut self,
-        now: Instant,
-        context: &mut Context<'_>,
-        promote: bool,
-    ) -> Result<(), String> {
+    /// Begins a handover that `ticket` waits for; with `promote` the standby is asked to be promoted at the end of it.
+    pub(super) fn begin_handover(&mut self, now: Instant, host: &mut Host, ticket: Option<Ticket>, promote: bool) {
+        match self.prepare_handover(now, host) {
+            Ok(()) => self.handover = Some(Handover { ticket, promote, begun: now, stage: Stage::Draining }),
+            Err(reason) => {
+                log::warn!("no handover: {reason}");
+                if let Some(ticket) = ticket {
+                    host.news.refuse(ticket, format!("no handover: {reason}"));
+                }
+            }
+        }
+    }
+
+    fn prepare_handover(&mut self, now: Instant, host: &mut Host) -> Result<(), String> {
         if self.handover.is_some() {
-            return Err("a handover is on its way already".to_owned());
+            return Err("one is on its way already".to_owned());
         }
-        if self.protocol.phase() != Phase::Protected {
-            return Err(format!(
-                "there is no standby in sync to hand the guest to ({:?}); wait for `status` to say protected",
-                self.protocol.phase()
-            ));
+        if !self.is_protected() {
+            return Err("there is no standby in sync; wait for `status` to say protected".to_owned());
         }
-        context.machine.pause(&mut self.outputs).map_err(|error| error.to_string())?;
+        host.machine.pause(&mut self.outputs).map_err(|error| error.to_string())?;
         self.hold_collected(now);
-        self.handover = Some(Handover { promote, begun: now, stage: Stage::Draining });
         Ok(())
     }
 
+    /// Whether a handover is on its way.
+    pub(super) fn is_handing_over(&self) -> bool {
+        self.handover.is_some()
+    }
+
     /// Cuts the final checkpoint as soon as nothing is in flight any more. Returns whether it did.
-    pub(super) fn continue_handover(&mut self, context: &mut Context<'_>) -> Result<bool, DaemonError> {
+    pub(super) fn continue_handover(&mut self, host: &mut Host) -> Result<bool, DaemonError> {
         let draining = matches!(&self.handover, Some(Handover { stage: Stage::Draining, .. }));
-        if !draining || self.protocol.status().in_flight > 0 || context.machine.disk_in_flight() > 0 {
+        if !draining || self.protocol.status().in_flight > 0 || host.machine.disk_in_flight() > 0 {
             return Ok(false);
         }
         if !self.protocol.may_checkpoint() {
             return Ok(false);
         }
-        let (epoch, state) = self.cut(context, true)?;
+        let (epoch, state) = self.cut(host, true)?;
         if let Some(handover) = &mut self.handover {
             handover.stage = Stage::Final { epoch, state };
         }
@@ -91,46 +99,50 @@ impl Primary {
 
     /// The final checkpoint is committed: yield.
     pub(super) fn final_committed(&mut self, now: Instant, image: Image) -> Result<Option<Outcome>, DaemonError> {
-        let Some(Handover { promote, begun, stage: Stage::Final { state, .. } }) = self.handover.take() else {
+        let Some(Handover { ticket, promote, begun, stage: Stage::Final { state, .. } }) = self.handover.take() else {
             return Ok(None);
         };
         self.protocol.yield_to_peer(now, promote)?;
         let held = Held { image, state, rehearsed: true };
         if !promote {
             self.transmit();
-            return Ok(Some(Outcome::Demoted { held: Some(held), result: Ok(None) }));
+            return Ok(Some(Outcome::Demoted { held: Some(held), ticket, result: Ok(None) }));
         }
-        self.handover = Some(Handover { promote, begun, stage: Stage::Yielded { held } });
+        self.handover = Some(Handover { ticket, promote, begun, stage: Stage::Yielded { held } });
         Ok(None)
     }
 
     /// The standby was promoted, or was not, or nobody knows: this side is a standby now in any case.
     pub(super) fn handed_over(&mut self, result: Result<Generation, String>) -> Outcome {
-        let held = match self.handover.take() {
-            Some(Handover { stage: Stage::Yielded { held }, .. }) => Some(held),
-            _ => None,
+        let (held, ticket) = match self.handover.take() {
+            Some(Handover { stage: Stage::Yielded { held }, ticket, .. }) => (Some(held), ticket),
+            other => (None, other.and_then(|handover| handover.ticket)),
         };
-        Outcome::Demoted { held, result: result.map(Some) }
+        Outcome::Demoted { held, ticket, result: result.map(Some) }
     }
 
     /// Ends a handover that has not come to its point of no return: the guest goes on here.
-    pub(super) fn abandon_handover(&mut self, context: &mut Context<'_>, reason: &str) -> bool {
+    pub(super) fn abandon_handover(&mut self, host: &mut Host, reason: &str) -> bool {
         if !matches!(&self.handover, Some(Handover { stage: Stage::Draining | Stage::Final { .. }, .. })) {
             return false;
         }
-        self.handover = None;
-        context.machine.run();
-        context.handover_failed(format!("the guest goes on here: {reason}"));
+        let ticket = self.handover.take().and_then(|handover| handover.ticket);
+        host.machine.run();
+        let detail = format!("no handover, the guest goes on here: {reason}");
+        host.news.emit("handover-failed", &detail);
+        if let Some(ticket) = ticket {
+            host.news.refuse(ticket, detail);
+        }
         true
     }
 
     /// Gives up a handover that takes too long.
-    pub(super) fn handover_timeout(&mut self, now: Instant, context: &mut Context<'_>) -> Option<Outcome> {
+    pub(super) fn handover_timeout(&mut self, now: Instant, host: &mut Host) -> Option<Outcome> {
         let reason = "the standby did not answer in time";
         match &self.handover {
             Some(handover) if handover.deadline() <= now => {}
             _ => return None,
         }
-        if self.abandon_handover(context, reason) { None } else { Some(self.handed_over(Err(reason.to_owned()))) }
+        if self.abandon_handover(host, reason) { None } else { Some(self.handed_over(Err(reason.to_owned()))) }
     }
 }

@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 
 use kemari_core::{Epoch, Gate, Generation, Image, PageSet};
 use kemari_protocol::primary::{Checkpoint, Event, Phase, Primary as Protocol};
-use kemari_protocol::{Chunk, Message};
+use kemari_protocol::{Chunk, Message, refuse_as_primary};
 use kemari_vmm::{Machine, Output, SourceId};
 
 use super::handover::Handover;
 use super::metrics::Metrics;
+use super::news::{News, Ticket};
 use super::session::Session;
-use super::{Context, DaemonError, Outcome};
+use super::host::Host;
+use super::{DaemonError, Outcome};
 use crate::authority::Grant;
 use crate::config::Mode;
 
@@ -38,6 +40,8 @@ pub(crate) struct Primary {
     pub(super) protocol: Protocol,
     pub(super) gate: Gate<Output>,
     pub(super) session: Option<Session>,
+    /// A link that another node opened, which must believe that it is primary, too.
+    pub(super) rival: Option<Session>,
     pub(super) peer: Peer,
     pub(super) metrics: Metrics,
     pub(super) handover: Option<Handover>,
@@ -45,6 +49,8 @@ pub(crate) struct Primary {
     max_epoch: Duration,
     epoch_begun: Instant,
     checkpoint_wanted: bool,
+    /// Who waits for the commit of which epoch.
+    waiters: Vec<(Epoch, Ticket)>,
     /// In `sync` mode the guest stays paused from its checkpoint to the acknowledgement.
     awaiting: Option<Epoch>,
     /// Reused from one checkpoint to the next.
@@ -61,15 +67,15 @@ impl Primary {
     /// sync. `base` is the image that the guest was resumed from, which a standby may hold, too.
     pub(super) fn new(
         now: Instant,
-        context: &mut Context<'_>,
+        host: &mut Host,
         grant: Grant,
         base: Option<Image>,
     ) -> Result<Primary, DaemonError> {
         let generation = grant.generation();
-        let pages = context.machine.pages();
+        let pages = host.machine.pages();
         let stale = if base.is_some() { PageSet::empty(pages) } else { PageSet::full(pages) };
-        let mut protocol = Protocol::new(now, context.protocol_config()?, generation, base, stale)?;
-        let mut gate = Gate::new(generation, Epoch::FIRST, context.config.replication.held_limit_bytes());
+        let mut protocol = Protocol::new(now, host.protocol_config()?, generation, base, stale)?;
+        let mut gate = Gate::new(generation, Epoch::FIRST, host.config.replication.held_limit_bytes());
         gate.open(grant.into_consent())?;
         protocol.gate_opened();
         Ok(Primary {
@@ -77,13 +83,15 @@ impl Primary {
             protocol,
             gate,
             session: None,
+            rival: None,
             peer: Peer::Unseen,
             metrics: Metrics::default(),
             handover: None,
-            mode: context.config.replication.mode,
-            max_epoch: context.config.replication.max_epoch(),
+            mode: host.config.replication.mode,
+            max_epoch: host.config.replication.max_epoch(),
             epoch_begun: now,
             checkpoint_wanted: false,
+            waiters: Vec::new(),
             awaiting: None,
             dirty: PageSet::empty(pages),
             outputs: Vec::new(),
@@ -99,8 +107,8 @@ impl Primary {
     }
 
     /// Serves a device that is ready.
-    pub(super) fn service(&mut self, now: Instant, context: &mut Context<'_>, source: SourceId) {
-        context.machine.service(source, &mut self.outputs, context.machine_events);
+    pub(super) fn service(&mut self, now: Instant, host: &mut Host, source: SourceId) {
+        host.machine.service(source, &mut self.outputs, &mut host.machine_events);
         self.hold_collected(now);
     }
 
@@ -113,19 +121,76 @@ impl Primary {
         }
     }
 
-    /// Asks for a checkpoint as soon as one can be sent.
-    pub(super) fn want_checkpoint(&mut self) {
-        self.checkpoint_wanted = true;
-    }
-
     /// Opens the gate by the operator's consent.
-    pub(super) fn run_unprotected(&mut self, context: &mut Context<'_>) -> Result<(), DaemonError> {
-        let consent = context.authority.consent(self.generation)?;
+    pub(super) fn run_unprotected(
+        &mut self,
+        now: Instant,
+        host: &mut Host,
+        ticket: Ticket,
+    ) -> Result<(), DaemonError> {
+        if self.protocol.phase() == Phase::Protected {
+            host.news.refuse(ticket, "the standby is in sync and gates the output; stop it first if the guest is to run alone");
+            return Ok(());
+        }
+        if self.handover.is_some() {
+            host.news.refuse(ticket, "a handover is on its way");
+            return Ok(());
+        }
+        let consent = match host.authority.consent(self.generation) {
+            Ok(consent) => consent,
+            Err(error) => {
+                host.news.refuse(ticket, format!("no consent: {error}"));
+                return Ok(());
+            }
+        };
         self.gate.open(consent)?;
         self.protocol.gate_opened();
-        self.awaiting = None;
-        if self.handover.is_none() {
-            context.machine.run();
+        if self.awaiting.take().is_some() {
+            host.machine.run();
+        }
+        let held_since = self.held_since.take();
+        log::warn!("the guest runs unprotected by the operator's consent; output waited since {held_since:?} at {now:?}");
+        host.news.emit("unprotected", "the guest runs unprotected, by the operator's consent");
+        host.news.grant(ticket, "the guest runs unprotected until a standby is in sync");
+        Ok(())
+    }
+
+    /// Asks for a checkpoint, and answers when one that covers this moment is committed.
+    pub(super) fn request_checkpoint(&mut self, host: &mut Host, ticket: Ticket) {
+        if self.protocol.phase() == Phase::Protected {
+            self.checkpoint_wanted = true;
+            self.waiters.push((self.gate.epoch(), ticket));
+        } else {
+            host.news.refuse(ticket, "no checkpoint: there is no standby in sync");
+        }
+    }
+
+    /// Tells everyone who waits for a checkpoint that there will be none.
+    pub(super) fn dismiss_waiters(&mut self, news: &mut News) {
+        for (_, ticket) in self.waiters.drain(..) {
+            news.refuse(ticket, "the standby was lost, or this node is not the primary any more");
+        }
+    }
+
+    /// Whether the standby's acknowledgements gate the output.
+    pub(super) fn is_protected(&self) -> bool {
+        self.protocol.phase() == Phase::Protected
+    }
+
+    /// Says goodbye to the standby, if there is one.
+    pub(super) fn leave(&mut self, now: Instant, reason: &str) {
+        self.protocol.leave(now, reason);
+        self.transmit();
+    }
+
+    /// The guest's own reset: what it had said before still counts, and the next checkpoint has it booting.
+    pub(super) fn reset_guest(&mut self, host: &mut Host) -> Result<(), DaemonError> {
+        host.machine.pause(&mut self.outputs)?;
+        self.hold_collected(Instant::now());
+        host.machine.reset()?;
+        host.machine.start_devices();
+        if self.awaiting.is_none() && self.handover.is_none() {
+            host.machine.run();
         }
         Ok(())
     }
@@ -149,29 +214,32 @@ impl Primary {
     ///
     /// # Errors
     /// What this node cannot go on after.
-    pub(super) fn pump(&mut self, context: &mut Context<'_>) -> Result<Outcome, DaemonError> {
+    pub(super) fn pump(&mut self, host: &mut Host) -> Result<Outcome, DaemonError> {
         let now = Instant::now();
         self.receive(now);
+        if let Some(generation) = self.answer_rival(host) {
+            return Ok(Outcome::Superseded(generation));
+        }
         if self.protocol.next_timeout().is_some_and(|at| at <= now) {
             self.protocol.timeout(now);
         }
         loop {
             while let Some(event) = self.protocol.event() {
-                if let Some(outcome) = self.act(Instant::now(), context, event)? {
+                if let Some(outcome) = self.act(Instant::now(), host, event)? {
                     self.transmit();
                     return Ok(outcome);
                 }
             }
-            self.release(context.machine);
-            let mut progress = self.continue_handover(context)?;
-            progress |= self.cut_if_due(context)?;
-            progress |= self.resync(context)?;
+            self.release(&mut host.machine);
+            let mut progress = self.continue_handover(host)?;
+            progress |= self.cut_if_due(host)?;
+            progress |= self.resync(host)?;
             if !progress {
                 break;
             }
         }
         self.transmit();
-        if let Some(outcome) = self.handover_timeout(Instant::now(), context) {
+        if let Some(outcome) = self.handover_timeout(Instant::now(), host) {
             return Ok(outcome);
         }
         Ok(Outcome::Stay)
@@ -199,9 +267,9 @@ impl Primary {
     }
 
     /// Acts on one event of the protocol; `Some` if this node is not primary any more.
-    fn act(&mut self, now: Instant, context: &mut Context<'_>, event: Event) -> Result<Option<Outcome>, DaemonError> {
+    fn act(&mut self, now: Instant, host: &mut Host, event: Event) -> Result<Option<Outcome>, DaemonError> {
         match event {
-            Event::Dial => self.dial(now, context),
+            Event::Dial => self.dial(now, host),
             Event::Close => {
                 self.transmit();
                 if let Some(session) = &mut self.session {
@@ -210,26 +278,26 @@ impl Primary {
             }
             Event::Harvest => {
                 self.dirty.clear();
-                context.machine.harvest(&mut self.dirty)?;
+                host.machine.harvest(&mut self.dirty)?;
                 self.protocol.harvested(now, &self.dirty);
             }
             Event::CheckpointWanted => self.checkpoint_wanted = true,
-            Event::Committed(proof) => return self.committed(now, context, &proof),
+            Event::Committed(proof) => return self.committed(now, host, &proof),
             Event::InSync => {
                 self.gate.close();
                 self.protocol.gate_closed(now);
-                context.emit(now, "in-sync", "the standby holds the guest and has rehearsed it; the gate is closed");
+                host.news.emit("in-sync", "the standby holds the guest and has rehearsed it; the gate is closed");
             }
             Event::Protected => {
                 self.peer = Peer::Present;
-                context.authority.protect(self.generation)?;
-                context.emit(now, "protected", "the standby's acknowledgements gate the guest's output");
+                host.authority.protect(self.generation)?;
+                host.news.emit("protected", "the standby's acknowledgements gate the guest's output");
             }
-            Event::PeerLost { reason, protected } => self.peer_gone(now, context, "peer-lost", reason, protected),
-            Event::PeerLeft { reason, protected } => self.peer_gone(now, context, "peer-left", reason, protected),
+            Event::PeerLost { reason, protected } => self.peer_gone(now, host, "peer-lost", reason, protected),
+            Event::PeerLeft { reason, protected } => self.peer_gone(now, host, "peer-left", reason, protected),
             Event::Refused { reason } => {
                 log::error!("no replication: {reason}");
-                context.emit(now, "refused", &reason);
+                host.news.emit("refused", &reason);
                 self.peer = Peer::Gone(reason);
             }
             Event::Superseded { generation } => return Ok(Some(Outcome::Superseded(generation))),
@@ -239,8 +307,8 @@ impl Primary {
         Ok(None)
     }
 
-    fn dial(&mut self, now: Instant, context: &mut Context<'_>) {
-        match Session::dial(context) {
+    fn dial(&mut self, now: Instant, host: &mut Host) {
+        match Session::dial(host) {
             Ok(session) => self.session = Some(session),
             Err(error) => self.protocol.link_down(now, &error.to_string()),
         }
@@ -249,7 +317,7 @@ impl Primary {
     fn peer_gone(
         &mut self,
         now: Instant,
-        context: &mut Context<'_>,
+        host: &mut Host,
         event: &'static str,
         reason: String,
         protected: bool,
@@ -262,21 +330,22 @@ impl Primary {
             "output is held until the standby is back"
         };
         log::warn!("standby gone: {reason}; {consequence}");
-        context.emit(now, event, &format!("{reason}; {consequence}"));
-        if self.abandon_handover(context, &reason) {
+        host.news.emit(event, &format!("{reason}; {consequence}"));
+        if self.abandon_handover(host, &reason) {
             self.awaiting = None;
         }
+        self.dismiss_waiters(&mut host.news);
         self.peer = Peer::Gone(reason);
         // In sync mode the guest may be waiting for an acknowledgement that will not come. It goes on; its output does not.
         if self.awaiting.take().is_some() && self.handover.is_none() {
-            context.machine.run();
+            host.machine.run();
         }
     }
 
     fn committed(
         &mut self,
         now: Instant,
-        context: &mut Context<'_>,
+        host: &mut Host,
         proof: &kemari_core::Committed,
     ) -> Result<Option<Outcome>, DaemonError> {
         let image = proof.image();
@@ -296,11 +365,21 @@ impl Primary {
         if self.awaiting.is_some_and(|epoch| epoch <= image.epoch) {
             self.awaiting = None;
             if self.handover.is_none() {
-                context.machine.run();
+                host.machine.run();
             }
         }
-        context.committed(image);
+        self.answer_waiters(&mut host.news, image);
         Ok(None)
+    }
+
+    fn answer_waiters(&mut self, news: &mut News, image: Image) {
+        self.waiters.retain(|&(epoch, ticket)| {
+            let waits = epoch > image.epoch;
+            if !waits {
+                news.grant(ticket, format!("committed: {image}"));
+            }
+            waits
+        });
     }
 
     fn release(&mut self, machine: &mut Machine) {
@@ -315,7 +394,7 @@ impl Primary {
         machine.set_backpressure(self.gate.is_full());
     }
 
-    fn cut_if_due(&mut self, context: &mut Context<'_>) -> Result<bool, DaemonError> {
+    fn cut_if_due(&mut self, host: &mut Host) -> Result<bool, DaemonError> {
         if !self.protocol.may_checkpoint() || self.handover.is_some() || self.awaiting.is_some() {
             return Ok(false);
         }
@@ -323,27 +402,27 @@ impl Primary {
         if !(self.checkpoint_wanted || timed || self.gate.awaits_checkpoint()) {
             return Ok(false);
         }
-        self.cut(context, false)?;
+        self.cut(host, false)?;
         Ok(true)
     }
 
     /// Cuts a checkpoint and sends it. The guest runs on at once, unless this is its `last` one here or the mode is `sync`.
     ///
     /// Returns the epoch it ends and the state, which a handover keeps.
-    pub(super) fn cut(&mut self, context: &mut Context<'_>, last: bool) -> Result<(Epoch, Vec<u8>), DaemonError> {
+    pub(super) fn cut(&mut self, host: &mut Host, last: bool) -> Result<(Epoch, Vec<u8>), DaemonError> {
         let begun = Instant::now();
-        context.machine.pause(&mut self.outputs)?;
+        host.machine.pause(&mut self.outputs)?;
         self.hold_collected(begun);
         let epoch = self.gate.seal();
-        let state = context.machine.save()?;
+        let state = host.machine.save()?;
         self.dirty.clear();
-        context.machine.harvest(&mut self.dirty)?;
+        host.machine.harvest(&mut self.dirty)?;
         self.protocol.begin_checkpoint(&mut self.dirty);
-        let machine = &*context.machine;
+        let machine = &host.machine;
         let chunks = Chunk::gather(&self.dirty, |run, into| machine.copy_pages(run, into).map_err(DaemonError::from))?;
         let stays_paused = last || self.mode == Mode::Sync;
         if !stays_paused {
-            context.machine.run();
+            host.machine.run();
         }
         let now = Instant::now();
         self.record_cut(now, now.duration_since(begun), epoch, state.len());
@@ -368,8 +447,8 @@ impl Primary {
     }
 
     /// Feeds a resync while the link has room.
-    fn resync(&mut self, context: &mut Context<'_>) -> Result<bool, DaemonError> {
-        let machine = &*context.machine;
+    fn resync(&mut self, host: &mut Host) -> Result<bool, DaemonError> {
+        let machine = &host.machine;
         let mut any = false;
         while self.protocol.wants_precopy()
             && self.session.as_ref().is_some_and(|session| session.queued_bytes() < RESYNC_QUEUE_BYTES)
@@ -392,11 +471,37 @@ impl Primary {
         session.flush();
     }
 
-    /// Answers a peer that believes it is primary, too.
-    pub(super) fn answer_rival(&self, node: &str, message: &Message) -> Option<kemari_protocol::Rivalry> {
+    /// Takes the link of a node that must believe that it is primary, too. The newest one counts.
+    pub(super) fn meet_rival(&mut self, session: Session) {
+        self.rival = Some(session);
+    }
+
+    /// Answers a rival's offer. Returns its generation if that is newer than ours.
+    fn answer_rival(&mut self, host: &mut Host) -> Option<Generation> {
+        let rival = self.rival.as_mut()?;
+        let message = match rival.receive() {
+            Ok(message) => message,
+            Err(error) => {
+                log::warn!("{}: {error}", rival.peer());
+                self.rival = None;
+                return None;
+            }
+        };
         match message {
-            Message::Offer(offer) => Some(kemari_protocol::refuse_as_primary(node, self.generation, offer)),
-            _ => None,
+            Some(Message::Offer(offer)) => {
+                let rivalry = refuse_as_primary(&host.config.node.name, self.generation, &offer);
+                log::warn!("{} offers itself as primary of generation {}, and is refused", offer.node, offer.generation);
+                rival.send(rivalry.answer);
+                rival.close_when_sent();
+                rival.flush();
+                rivalry.superseded_by
+            }
+            _ => {
+                if rival.closed().is_some() {
+                    self.rival = None;
+                }
+                None
+            }
         }
     }
 }

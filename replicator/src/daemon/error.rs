@@ -1,0 +1,59 @@
+//! What ends a daemon.
+
+use std::io;
+use std::path::PathBuf;
+
+use kemari_core::GateError;
+use kemari_protocol::primary::{CheckpointError, YieldError};
+use kemari_protocol::{ChunkError, ConfigError};
+
+use crate::authority::AuthorityError;
+
+/// Why the daemon cannot start, or cannot go on. A primary that ends so leaves the guest to its standby.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The guest cannot be made, or broke.
+    #[error(transparent)]
+    Machine(#[from] kemari_vmm::Error),
+    /// State that this node itself acknowledged cannot be loaded.
+    #[error("the committed state cannot be loaded: {0}")]
+    Load(#[from] kemari_vmm::LoadError),
+    /// KVM gave up on the guest.
+    #[error("the guest stopped: {0}")]
+    Guest(String),
+    /// The record cannot be read or written.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// The two nodes could not agree on this guest at all.
+    #[error("the guest does not fit the protocol: {0}")]
+    Protocol(#[from] ConfigError),
+    /// The checkpoint did not fit the protocol.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Pages could not be put together.
+    #[error(transparent)]
+    Chunk(#[from] ChunkError),
+    /// The handover was out of order.
+    #[error(transparent)]
+    Yield(#[from] YieldError),
+    /// A proof did not fit the gate.
+    #[error(transparent)]
+    Gate(#[from] GateError),
+    /// The link cannot be set up.
+    #[error(transparent)]
+    Link(#[from] crate::link::LinkError),
+    /// The control socket cannot be set up.
+    #[error("{}: {source}; node.control names the control socket", path.display())]
+    Control {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The event loop failed.
+    #[error("event loop: {0}")]
+    EventLoop(#[from] io::Error),
+    /// The guest did not follow the request to shut down.
+    #[error("the guest did not shut down within {0} s of being asked to (Ctrl-Alt-Del); it was ended")]
+    Unresponsive(u64),
+}

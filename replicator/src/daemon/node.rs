@@ -1,0 +1,367 @@
+//! One node of one guest: its role, and how roles change.
+//!
+//! ```text
+//!            promote (frozen, granted), or a cold boot
+//!   standby ──────────────────────────────────────────▶ primary
+//!      ▲                                                   │
+//!      └───────────────────────────────────────────────────┘
+//!            demoted after a final checkpoint, or superseded
+//! ```
+
+use std::time::{Duration, Instant};
+
+use kemari_control::Request;
+use kemari_core::{Generation, Image, PageSet};
+use kemari_protocol::standby::Held;
+use kemari_vmm::{MachineEvent, SourceId};
+
+use super::host::Host;
+use super::news::Ticket;
+use super::primary::Primary;
+use super::session::Session;
+use super::standby::{Promotion, Standby};
+use super::stop::Stop;
+use super::{DaemonError, Outcome, report};
+use crate::authority::Grant;
+
+/// How long a farewell may take to leave before its link is dropped.
+const PARTING_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long the last words may take when the process ends.
+const FAREWELL_LIMIT: Duration = Duration::from_millis(300);
+
+/// What this node is.
+pub(super) enum Role {
+    /// It follows, or waits to be told.
+    Standby(Box<Standby>),
+    /// The guest runs here.
+    Primary(Box<Primary>),
+}
+
+/// A node: what it works with, and what it is.
+pub(super) struct Node {
+    pub(super) host: Host,
+    /// `None` only while one role becomes another.
+    role: Option<Role>,
+    stop: Option<Stop>,
+    /// Links that have only a farewell left to carry, and when to give up on it.
+    parting: Vec<(Instant, Session)>,
+}
+
+impl Node {
+    /// A node that is standby-or-nothing until it is told otherwise.
+    pub(super) fn new(host: Host) -> Result<Node, DaemonError> {
+        let standby = Standby::new(&host, None)?;
+        Ok(Node { host, role: Some(Role::Standby(Box::new(standby))), stop: None, parting: Vec::new() })
+    }
+
+    /// When [`pump`](Node::pump) must be called even if nothing happens.
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        let role = match &self.role {
+            Some(Role::Standby(standby)) => standby.next_timeout(),
+            Some(Role::Primary(primary)) => primary.next_timeout(),
+            None => None,
+        };
+        let parting = self.parting.iter().map(|(limit, _)| *limit);
+        role.into_iter().chain(self.stop.as_ref().map(Stop::deadline)).chain(parting).min()
+    }
+
+    /// Every link this node has.
+    fn sessions(&mut self) -> impl Iterator<Item = &mut Session> {
+        let role = match &mut self.role {
+            Some(Role::Standby(standby)) => [standby.session.as_mut(), None],
+            Some(Role::Primary(primary)) => [primary.session.as_mut(), primary.rival.as_mut()],
+            None => [None, None],
+        };
+        role.into_iter().flatten().chain(self.parting.iter_mut().map(|(_, session)| session))
+    }
+
+    /// The link with this token is ready.
+    pub(super) fn link_ready(&mut self, token: mio::Token) {
+        if let Some(session) = self.sessions().find(|session| session.token() == token) {
+            session.ready();
+        }
+    }
+
+    /// A peer that has the key has opened a link.
+    pub(super) fn link_accepted(&mut self, session: Session) {
+        match &mut self.role {
+            Some(Role::Standby(standby)) => standby.adopt(session),
+            Some(Role::Primary(primary)) => primary.meet_rival(session),
+            None => {}
+        }
+    }
+
+    /// A device of the machine is ready.
+    pub(super) fn service(&mut self, source: SourceId) {
+        match &mut self.role {
+            Some(Role::Primary(primary)) => primary.service(Instant::now(), &mut self.host, source),
+            _ => {
+                // A stopped device has no output; this drains what its source has to say (a byte typed at the console).
+                let mut outputs = Vec::new();
+                self.host.machine.service(source, &mut outputs, &mut self.host.machine_events);
+                debug_assert!(outputs.is_empty(), "a stopped device must not have output");
+            }
+        }
+    }
+
+    /// Does everything there is to do. Returns whether the daemon goes on.
+    ///
+    /// # Errors
+    /// What this node cannot go on after.
+    pub(super) fn pump(&mut self) -> Result<bool, DaemonError> {
+        loop {
+            self.machine_events()?;
+            if !self.continue_stop()? {
+                return Ok(false);
+            }
+            let outcome = match &mut self.role {
+                Some(Role::Standby(standby)) => standby.pump(&mut self.host)?,
+                Some(Role::Primary(primary)) => primary.pump(&mut self.host)?,
+                None => Outcome::Stay,
+            };
+            match outcome {
+                Outcome::Stay => break,
+                Outcome::Promote => self.promote()?,
+                Outcome::Demoted { held, ticket, result } => self.demoted(held, ticket, result)?,
+                Outcome::Superseded(generation) => self.superseded(generation)?,
+            }
+        }
+        self.part();
+        self.host.recorder.record(report::evidence(&self.host, self.role.as_ref()));
+        Ok(true)
+    }
+
+    /// Carries out a request from the control socket; the answer goes through the news.
+    pub(super) fn command(&mut self, ticket: Ticket, request: &Request) -> Result<(), DaemonError> {
+        let now = Instant::now();
+        let host = &mut self.host;
+        match (request, &mut self.role) {
+            (Request::Status, role) => {
+                let status = report::status(now, host, role.as_ref());
+                host.news.answer_status(ticket, status);
+            }
+            (Request::Stop, _) => self.begin_stop(Some(ticket)),
+            (Request::Promote { cold_boot: true }, Some(Role::Standby(_))) => self.cold_boot(ticket, true)?,
+            (Request::Promote { cold_boot: false }, Some(Role::Standby(standby))) => {
+                if standby.holds_nothing() && host.authority.may_boot() {
+                    self.cold_boot(ticket, false)?;
+                } else {
+                    standby.request_promotion(now, host, ticket);
+                }
+            }
+            (Request::Promote { .. }, Some(Role::Primary(primary))) => {
+                host.news.grant(ticket, format!("already the primary of generation {}", primary.generation));
+            }
+            (Request::Demote, Some(Role::Primary(primary))) => primary.begin_handover(now, host, Some(ticket), false),
+            (Request::Handover, Some(Role::Primary(primary))) => primary.begin_handover(now, host, Some(ticket), true),
+            (Request::Checkpoint, Some(Role::Primary(primary))) => primary.request_checkpoint(host, ticket),
+            (Request::RunUnprotected, Some(Role::Primary(primary))) => primary.run_unprotected(now, host, ticket)?,
+            (Request::Demote, _) => host.news.grant(ticket, "not the primary"),
+            (Request::Handover | Request::Checkpoint | Request::RunUnprotected, _) => {
+                host.news.refuse(ticket, "the guest does not run here: ask the primary");
+            }
+            // The server itself keeps the list of subscribers.
+            (Request::Events, _) | (_, None) => {}
+        }
+        Ok(())
+    }
+
+    /// Boots the guest from its disk, in a generation of its own.
+    fn cold_boot(&mut self, ticket: Ticket, insist: bool) -> Result<(), DaemonError> {
+        let Some(Role::Standby(standby)) = &self.role else { return Ok(()) };
+        let news = &mut self.host.news;
+        if !standby.is_alone() {
+            news.refuse(ticket, "not booted: a primary is connected, whose guest runs");
+            return Ok(());
+        }
+        if let Ok(image) = standby.protocol.promotable() {
+            let reason = format!("not booted: this node can resume the guest from {image}; use `promote` without --cold-boot");
+            news.refuse(ticket, reason);
+            return Ok(());
+        }
+        let grant = match self.host.authority.cold_boot(insist) {
+            Ok(grant) => grant,
+            Err(error) => {
+                news.refuse(ticket, format!("not booted: {error}"));
+                return Ok(());
+            }
+        };
+        let generation = grant.generation();
+        self.host.machine.boot()?;
+        self.become_primary(grant, None)?;
+        self.host.news.emit("primary", &format!("the guest boots; generation {generation}"));
+        self.host.news.grant(ticket, format!("the guest boots here; generation {generation}"));
+        Ok(())
+    }
+
+    /// Resumes the guest from the image held. The standby is frozen: nobody can commit to it any more.
+    fn promote(&mut self) -> Result<(), DaemonError> {
+        let now = Instant::now();
+        let Some(Role::Standby(mut standby)) = self.role.take() else { return Ok(()) };
+        let granted = match standby.protocol.promotable() {
+            Ok(image) => self.host.authority.promote(image.generation).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        let grant = match granted {
+            Ok(grant) => grant,
+            Err(reason) => {
+                standby.refuse(now, &mut self.host, &reason);
+                self.role = Some(Role::Standby(standby));
+                return Ok(());
+            }
+        };
+        let generation = grant.generation();
+        let (promoted, promotion, session) = match standby.promote(generation) {
+            Ok(promoted) => promoted,
+            Err(mut standby) => {
+                standby.refuse(now, &mut self.host, "the freeze did not hold");
+                self.role = Some(Role::Standby(standby));
+                return Ok(());
+            }
+        };
+        self.parting.extend(session.map(|session| (now + PARTING_LIMIT, session)));
+        // What the commits have written is in the image; from here the logs say what differs from it.
+        self.host.machine.harvest(&mut PageSet::empty(self.host.machine.pages()))?;
+        self.host.machine.load(&promoted.state)?;
+        self.become_primary(grant, Some(promoted.image))?;
+        let detail = format!("the guest goes on here from {}; generation {generation}", promoted.image);
+        self.host.news.emit("primary", &detail);
+        if let Some(Promotion::Operator(ticket)) = promotion {
+            self.host.news.grant(ticket, detail);
+        }
+        Ok(())
+    }
+
+    /// Runs the machine, which is booted or loaded, as primary.
+    fn become_primary(&mut self, grant: Grant, base: Option<Image>) -> Result<(), DaemonError> {
+        let mut primary = Primary::new(Instant::now(), &mut self.host, grant, base)?;
+        self.host.machine.start_devices();
+        self.host.machine.run();
+        if base.is_some() {
+            primary.announce(Instant::now(), &mut self.host.machine);
+        }
+        self.role = Some(Role::Primary(Box::new(primary)));
+        Ok(())
+    }
+
+    /// This node has handed the guest over, or tried to and must not run it any more.
+    fn demoted(
+        &mut self,
+        held: Option<Held>,
+        ticket: Option<Ticket>,
+        result: Result<Option<Generation>, String>,
+    ) -> Result<(), DaemonError> {
+        self.become_standby(held)?;
+        let news = &mut self.host.news;
+        match result {
+            Ok(generation) => {
+                let detail = match generation {
+                    Some(generation) => format!("handed over: the peer is the primary of generation {generation}"),
+                    None => "demoted: both nodes hold the final checkpoint; promote one of them".to_owned(),
+                };
+                news.emit("demoted", &detail);
+                if let Some(ticket) = ticket {
+                    news.grant(ticket, detail);
+                }
+            }
+            Err(reason) => {
+                let detail = format!(
+                    "the guest stands still: {reason}. This node holds its final checkpoint; find out whether the peer was \
+                     promoted, and if not, promote either node"
+                );
+                log::error!("{detail}");
+                news.emit("handover-failed", &detail);
+                if let Some(ticket) = ticket {
+                    news.refuse(ticket, detail);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A newer generation exists: what this one still holds was never shown, and never will be.
+    fn superseded(&mut self, generation: Generation) -> Result<(), DaemonError> {
+        self.host.authority.follow(generation)?;
+        self.become_standby(None)?;
+        let detail = format!("generation {generation} has taken over; the guest that ran here is stopped, its held output dropped");
+        log::warn!("{detail}");
+        self.host.news.emit("superseded", &detail);
+        Ok(())
+    }
+
+    fn become_standby(&mut self, held: Option<Held>) -> Result<(), DaemonError> {
+        let mut discarded = Vec::new();
+        self.host.machine.pause(&mut discarded)?;
+        self.host.machine.stop_devices();
+        let standby = Standby::new(&self.host, held)?;
+        if let Some(Role::Primary(mut primary)) = self.role.replace(Role::Standby(Box::new(standby))) {
+            primary.dismiss_waiters(&mut self.host.news);
+            let sessions = primary.session.take().into_iter().chain(primary.rival.take());
+            for mut session in sessions {
+                session.close_when_sent();
+                self.parting.push((Instant::now() + PARTING_LIMIT, session));
+            }
+        }
+        Ok(())
+    }
+
+    fn part(&mut self) {
+        let now = Instant::now();
+        self.parting.retain_mut(|(limit, session)| {
+            session.flush();
+            session.closed().is_none() && *limit > now
+        });
+    }
+
+    /// Acts on what happened to the guest.
+    fn machine_events(&mut self) -> Result<(), DaemonError> {
+        for event in std::mem::take(&mut self.host.machine_events) {
+            match event {
+                MachineEvent::Reset if self.stop.is_some() => self.guest_is_down("the guest has shut down"),
+                MachineEvent::Shutdown => self.guest_is_down("the guest has shut down by itself"),
+                MachineEvent::Reset => {
+                    self.host.news.emit("reset", "the guest resets itself");
+                    if let Some(Role::Primary(primary)) = &mut self.role {
+                        primary.reset_guest(&mut self.host)?;
+                    }
+                }
+                MachineEvent::InternalError(detail) => return Err(DaemonError::Guest(detail)),
+                MachineEvent::DiskError(detail) => {
+                    log::error!("{detail}");
+                    self.host.news.emit("disk-error", &detail);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn guest_is_down(&mut self, detail: &str) {
+        self.host.news.emit("shutdown", detail);
+        self.stop.get_or_insert_with(|| Stop::new(None)).guest_is_down();
+    }
+
+    /// Somebody asked this process to end.
+    pub(super) fn begin_stop(&mut self, ticket: Option<Ticket>) {
+        if let Some(stop) = &mut self.stop {
+            stop.insist(ticket);
+        } else {
+            self.stop = Some(Stop::new(ticket));
+        }
+    }
+
+    /// Sends what is left to say, as far as peers take it at once or soon.
+    pub(super) fn farewell(&mut self) {
+        let limit = Instant::now() + FAREWELL_LIMIT;
+        while Instant::now() < limit && self.sessions().any(|session| session.flush_farewell()) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn continue_stop(&mut self) -> Result<bool, DaemonError> {
+        let Some(mut stop) = self.stop.take() else { return Ok(true) };
+        let go_on = stop.advance(Instant::now(), &mut self.host, self.role.as_mut())?;
+        self.stop = Some(stop);
+        Ok(go_on)
+    }
+}

@@ -1,0 +1,238 @@
+//! The standby: guest memory here follows the primary's, checkpoint by checkpoint, until this node is promoted.
+
+use std::time::Instant;
+
+use kemari_core::{Generation, Image};
+use kemari_protocol::standby::{Event, Held, Phase, Promoted, Standby as Protocol};
+use kemari_protocol::Chunk;
+
+use super::host::Host;
+use super::news::Ticket;
+use super::session::Session;
+use super::{DaemonError, Outcome};
+
+/// The standby's side of one guest.
+pub(super) struct Standby {
+    pub(super) protocol: Protocol,
+    pub(super) session: Option<Session>,
+    /// Whether somebody wants this node promoted, and who waits for the answer.
+    promotion: Option<Promotion>,
+    nonce: u64,
+}
+
+/// Who asked for a promotion.
+#[derive(Clone, Copy)]
+pub(super) enum Promotion {
+    /// The operator, who waits at the control socket.
+    Operator(Ticket),
+    /// The primary, which is handing over.
+    Primary,
+}
+
+impl Standby {
+    /// A standby that holds `held`: memory is as of that image.
+    pub(super) fn new(host: &Host, held: Option<Held>) -> Result<Standby, DaemonError> {
+        let protocol = Protocol::new(host.protocol_config()?, host.authority.generation(), held)?;
+        Ok(Standby { protocol, session: None, promotion: None, nonce: 0 })
+    }
+
+    /// Takes over a link that a peer has opened, if there is none yet.
+    pub(super) fn adopt(&mut self, session: Session) {
+        if self.session.is_some() {
+            log::info!("{}: refused: another primary is connected", session.peer());
+            return;
+        }
+        self.session = Some(session);
+    }
+
+    /// Begins a promotion: the answer comes as an outcome, or goes to the one who asked.
+    pub(super) fn request_promotion(&mut self, now: Instant, host: &mut Host, ticket: Ticket) {
+        self.nonce += 1;
+        match self.protocol.freeze(now, self.nonce) {
+            Ok(()) => self.promotion = Some(Promotion::Operator(ticket)),
+            Err(error) => host.news.refuse(ticket, format!("not promoted: {error}")),
+        }
+    }
+
+    /// Says goodbye to the primary, if there is one.
+    pub(super) fn leave(&mut self, now: Instant, reason: &str) {
+        self.protocol.leave(now, reason);
+        self.transmit();
+    }
+
+    /// Whether there is no image here that could be promoted or brought up to date.
+    pub(super) fn holds_nothing(&self) -> bool {
+        self.protocol.status().image.is_none()
+    }
+
+    /// Whether no primary is connected.
+    pub(super) fn is_alone(&self) -> bool {
+        self.protocol.status().phase == Phase::Alone
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        [self.protocol.next_timeout(), self.session.as_ref().and_then(Session::next_timeout)].into_iter().flatten().min()
+    }
+
+    /// Does everything there is to do.
+    ///
+    /// # Errors
+    /// What this node cannot go on after.
+    pub(super) fn pump(&mut self, host: &mut Host) -> Result<Outcome, DaemonError> {
+        if self.protocol.next_timeout().is_some_and(|at| at <= Instant::now()) {
+            self.protocol.timeout(Instant::now());
+        }
+        self.receive();
+        loop {
+            while let Some(event) = self.protocol.event() {
+                if self.act(host, event)? {
+                    return Ok(Outcome::Promote);
+                }
+            }
+            self.transmit();
+            if !self.receive() {
+                return Ok(Outcome::Stay);
+            }
+        }
+    }
+
+    /// Takes one message off the link, so that what it causes is done before the next: a bounded amount is in memory at any
+    /// time. Returns whether there was something.
+    fn receive(&mut self) -> bool {
+        let Some(session) = &mut self.session else { return false };
+        let now = Instant::now();
+        if session.just_came_up() {
+            self.protocol.link_up(now);
+        }
+        match session.receive() {
+            Ok(Some(message)) => {
+                self.protocol.receive(now, message);
+                return true;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                self.protocol.garbled(now, &error);
+                return true;
+            }
+        }
+        if let Some(reason) = session.closed() {
+            self.protocol.link_down(now, &reason);
+            self.session = None;
+            return true;
+        }
+        false
+    }
+
+    /// Acts on one event of the protocol. Returns whether this node may be promoted now.
+    fn act(&mut self, host: &mut Host, event: Event) -> Result<bool, DaemonError> {
+        let now = Instant::now();
+        match event {
+            Event::Close => {
+                self.transmit();
+                if let Some(session) = &mut self.session {
+                    session.close_when_sent();
+                }
+            }
+            Event::AdoptGeneration(generation) => {
+                host.authority.follow(generation)?;
+                self.protocol.adopted(now, generation);
+            }
+            Event::Void => host.news.emit("resync", "the primary sends the whole guest; nothing to promote until it is done"),
+            Event::Write(chunk) => write(host, &chunk)?,
+            Event::Commit { chunks, .. } => {
+                for chunk in &chunks {
+                    write(host, chunk)?;
+                }
+            }
+            Event::Rehearse => self.rehearse(now, host),
+            Event::Frozen => return Ok(true),
+            Event::FreezeRefused { reason } => self.refuse(now, host, &reason),
+            Event::PromoteRequested { image } => self.primary_yields(now, host, image),
+            Event::PeerLost { reason } => host.news.emit("peer-lost", &reason),
+            Event::PeerLeft { reason } => host.news.emit("peer-left", &reason),
+            Event::Refused { reason } => {
+                log::error!("no replication: {reason}");
+                host.news.emit("refused", &reason);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Loads the image's state and reads it back, as a promotion would; nothing runs, and memory stays as it is.
+    fn rehearse(&mut self, now: Instant, host: &mut Host) {
+        let Some(state) = self.protocol.state() else { return };
+        let begun = Instant::now();
+        let result = host.machine.load(state).and_then(|()| host.machine.read_back(state));
+        match &result {
+            Ok(()) => host.news.emit("rehearsed", &format!("a checkpoint was loaded and read back in {:?}", begun.elapsed())),
+            Err(error) => {
+                log::error!("this host cannot load the guest: {error}");
+                host.news.emit("rehearsal-failed", &error.to_string());
+            }
+        }
+        self.protocol.rehearsed(now, result.map_err(|error| error.to_string()));
+    }
+
+    fn primary_yields(&mut self, now: Instant, host: &mut Host, image: Image) {
+        self.nonce += 1;
+        match self.protocol.freeze(now, self.nonce) {
+            Ok(()) => {
+                self.promotion.get_or_insert(Promotion::Primary);
+                host.news.emit("handover", &format!("the primary hands over at {image}"));
+            }
+            Err(error) => self.protocol.refuse_promotion(now, &error.to_string()),
+        }
+    }
+
+    /// Ends a promotion that was asked for.
+    pub(super) fn refuse(&mut self, now: Instant, host: &mut Host, reason: &str) {
+        match self.promotion.take() {
+            Some(Promotion::Operator(ticket)) => {
+                self.protocol.unfreeze(now);
+                host.news.refuse(ticket, format!("not promoted: {reason}"));
+            }
+            Some(Promotion::Primary) => self.protocol.refuse_promotion(now, reason),
+            None => self.protocol.unfreeze(now),
+        }
+        log::warn!("not promoted: {reason}");
+    }
+
+    /// Ends this side: the node is the primary of `generation` now. Gives back who asked, and the link, which has only a
+    /// farewell left to carry.
+    ///
+    /// # Errors
+    /// The freeze does not stand any more.
+    pub(super) fn promote(
+        mut self,
+        generation: Generation,
+    ) -> Result<(Promoted, Option<Promotion>, Option<Session>), Box<Standby>> {
+        match self.protocol.promote(generation) {
+            Ok(mut promoted) => {
+                if let Some(session) = &mut self.session {
+                    for message in promoted.farewell.drain(..) {
+                        session.send(message);
+                    }
+                    session.close_when_sent();
+                }
+                Ok((promoted, self.promotion, self.session))
+            }
+            Err(protocol) => Err(Box::new(Standby { protocol: *protocol, ..self })),
+        }
+    }
+
+    /// Sends what there is to send.
+    pub(super) fn transmit(&mut self) {
+        let Some(session) = &mut self.session else { return };
+        while let Some(message) = self.protocol.transmit(Instant::now()) {
+            session.send(message);
+        }
+        session.flush();
+    }
+}
+
+fn write(host: &mut Host, chunk: &Chunk) -> Result<(), DaemonError> {
+    for (run, content) in chunk.contents() {
+        host.machine.write_pages(run, content)?;
+    }
+    Ok(())
+}
