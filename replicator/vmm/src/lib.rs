@@ -1,1 +1,23 @@
-//! The guest: KVM VM and vCPUs, memory and dirty tracking, boot, save and restore.
+//! The guest: KVM VM and vCPUs, memory and dirty tracking, boot, devices, save and load.
+//!
+//! A [`Machine`] is made once and serves as the primary's guest or as the standby's copy. It knows nothing of peers: it hands out
+//! what the guest wants to show as [`Output`], and takes it back to be performed once it is
+//! [released](kemari_core::Released). A checkpoint is cut by [`pause`](Machine::pause), [`save`](Machine::save),
+//! [`harvest`](Machine::harvest), [`copy_pages`](Machine::copy_pages), [`run`](Machine::run), in this order: to save may dirty
+//! memory.
+//!
+//! # Pages
+//! A page number is the index of a page in RAM, not in the guest's physical address space: RAM lies at 0 to 3 GiB, and what
+//! does not fit there lies from 4 GiB on, behind the hole for devices. Page `n` is at address `n * 4096` below the hole, and
+//! 1 GiB higher above it.
+
+mod config;
+mod error;
+mod machine;
+
+pub use config::{ConsoleConfig, DiskConfig, MachineConfig, NicConfig, VCPUS_MAX};
+pub use error::{Error, LoadError};
+pub use kemari_devices::{
+    ConsoleStats, DiskStats, Interest, NetStats, Output, OutputKind, Sink, Source, SourceId,
+};
+pub use machine::{CutTimings, Machine, MachineEvent};
