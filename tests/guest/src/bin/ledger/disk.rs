@@ -67,7 +67,9 @@ impl Disk {
         let queue = VirtQueue::new(&mut device.transport, QUEUE, false, false)
             .unwrap_or_else(|e| panic!("disk queue of {DESCRIPTORS}: {e}"));
         device.transport.finish_init();
-        let sectors = device.transport.read_config_space(0).unwrap_or_else(|e| panic!("disk size: {e}"));
+        let half = |at| device.transport.read_config_space::<u32>(at).map(u64::from);
+        let sectors = device.transport.read_consistent(|| Ok(half(0)? | half(4)? << 32));
+        let sectors = sectors.unwrap_or_else(|e| panic!("disk size: {e}"));
         let requests = memory::zeroed(REQUESTS * size_of::<Request>(), memory::PAGE).cast();
         let (kinds, carried) = ([None; REQUESTS], [0; DESCRIPTORS]);
         Self { device, queue, requests, kinds, carried, queued: false, sectors }
