@@ -121,8 +121,9 @@ impl Ledger {
     pub(crate) fn append(&mut self, client: u32, seq: u64, payload: [u8; 16]) -> Append {
         if let Some(&last) = self.clients.get(&client) {
             if seq <= self.kept(last).seq {
-                return self.find(last, seq).map_or(Append::Refused(Refusal::Stale), |index| {
-                    Append::At { index: u64::from(index), repeated: true }
+                return self.find(last, seq).map_or(Append::Refused(Refusal::Stale), |index| Append::At {
+                    index: u64::from(index),
+                    repeated: true,
                 });
             }
         }

@@ -61,7 +61,9 @@ pub(crate) unsafe fn describe(info: *const StartInfo) -> (&'static str, Range<u6
         let line = if info.cmdline.is_null() { c"" } else { CStr::from_ptr(info.cmdline) };
         let map = slice::from_raw_parts(info.memory_map, info.memory_map_entries as usize);
         let start = ptr::from_ref(&image_end) as u64;
-        let holds = |entry: &&MemoryMapEntry| entry.kind == KIND_RAM && (entry.address..entry.address + entry.size).contains(&start);
+        let holds = |entry: &&MemoryMapEntry| {
+            entry.kind == KIND_RAM && (entry.address..entry.address + entry.size).contains(&start)
+        };
         let entry = map.iter().find(holds).unwrap_or_else(|| panic!("no RAM at {start:#x}"));
         let line = line.to_str().unwrap_or_else(|_| panic!("the command line is not UTF-8"));
         (line, start..(entry.address + entry.size).min(RAM_LIMIT))

@@ -96,8 +96,7 @@ impl Net {
         let rx = Ring::new(&mut device, RX);
         let tx = Ring::new(&mut device, TX);
         device.transport.finish_init();
-        let mut net =
-            Self { rx, tx, device, given: BUFFERS, queued: false, free: !0, tx_interrupts: true };
+        let mut net = Self { rx, tx, device, given: BUFFERS, queued: false, free: !0, tx_interrupts: true };
         for index in 0..BUFFERS {
             net.rx.give(index, true, 0);
         }

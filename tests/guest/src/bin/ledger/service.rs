@@ -134,7 +134,8 @@ impl Connection {
             self.begin_appends(sources);
             self.answer(socket, sources);
         }
-        if self.unanswered.is_empty() && (self.closing || !socket.may_recv() && socket.may_send() && socket.is_active()) {
+        if self.unanswered.is_empty() && (self.closing || !socket.may_recv() && socket.may_send() && socket.is_active())
+        {
             socket.close();
         }
     }
