@@ -95,6 +95,14 @@ impl Recorded {
         written
     }
 
+    /// Leaves out what is past index `last`: a running guest is writing there.
+    #[must_use]
+    pub fn until(mut self, last: u64) -> Recorded {
+        self.entries.retain(|&index, _| index <= last);
+        self.damaged.retain(|&(index, _)| index <= last);
+        self
+    }
+
     /// How many entries there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -78,6 +78,14 @@ pub enum SiteError {
         /// Which.
         node: String,
         /// What the client said.
+        source: kemari_control::ClientError,
+    },
+    /// A node's process cannot be signalled: it is gone.
+    #[error("node {node} is gone: {source}")]
+    Gone {
+        /// Which.
+        node: String,
+        /// What the kernel said.
         source: io::Error,
     },
     /// A node refused a command.

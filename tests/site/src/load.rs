@@ -27,6 +27,8 @@ pub struct LoadOptions {
     pub client: u32,
     /// Requests it keeps outstanding.
     pub window: usize,
+    /// How long it rests between answers and new requests. The guest's ledger is finite: 100,000 entries.
+    pub pause: Duration,
     /// How long it waits for any answer before it gives the connection up as dead.
     pub patience: Duration,
 }
@@ -216,7 +218,7 @@ impl Client {
         }
     }
 
-    /// Waits a moment for answers, and takes those that have come.
+    /// Waits a moment for answers, takes those that have come, and rests.
     fn receive(&mut self) -> Result<(), Violation> {
         let client = self.options.client;
         let mut bytes = [0; 64 * MESSAGE];
@@ -239,6 +241,7 @@ impl Client {
             self.answered(tag, reply)?;
         }
         self.received = rest.to_vec();
+        std::thread::sleep(self.options.pause);
         Ok(())
     }
 

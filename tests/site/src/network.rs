@@ -77,6 +77,18 @@ impl Network {
         self.up(name)
     }
 
+    /// Limits the buffers of the TCP sockets made from here on (tcp(7): minimum, default and maximum of each).
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(crate) fn limit_socket_buffers(&self, bytes: u32) -> Result<(), SiteError> {
+        for name in ["tcp_rmem", "tcp_wmem"] {
+            fs::write(format!("/proc/sys/net/ipv4/{name}"), format!("{bytes} {bytes} {bytes}"))
+                .map_err(|source| SiteError::Network { step: format!("set {name}"), source })?;
+        }
+        Ok(())
+    }
+
     fn add_bridge(&self) -> Result<(), SiteError> {
         let step = "make a bridge (is the kernel module `bridge` there?)";
         let name = about(BRIDGE);
