@@ -7,20 +7,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, io};
 
-/// What the outer Cargo and its user say about the host's code, and what must not reach the guest's.
-const NOT_FOR_THE_GUEST: &[&str] = &[
-    "CARGO_BUILD_RUSTC_WRAPPER",
-    "CARGO_BUILD_RUSTC_WORKSPACE_WRAPPER",
-    "CARGO_BUILD_RUSTFLAGS",
-    "CARGO_BUILD_TARGET",
-    "CARGO_BUILD_TARGET_DIR",
-    "CARGO_ENCODED_RUSTFLAGS",
-    "CARGO_TARGET_DIR",
-    "RUSTC_WORKSPACE_WRAPPER",
-    "RUSTC_WRAPPER",
-    "RUSTFLAGS",
-];
-
 fn main() -> io::Result<()> {
     let here = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
     let guest = here.join("../guest").canonicalize()?;
@@ -48,13 +34,10 @@ fn build(guest: &Path, target: &str, built: &Path) -> io::Result<()> {
     // Named even though it is the host's: so no flag meant for the guest reaches build scripts, and the path is known.
     cargo.args(["--target", target]);
     cargo.arg("--manifest-path").arg(guest.join("Cargo.toml")).arg("--target-dir").arg(built);
-    for name in NOT_FOR_THE_GUEST {
-        cargo.env_remove(name);
-    }
-    // Flags may also be set for one target.
-    let suffix = target.to_uppercase().replace('-', "_");
-    for setting in ["RUSTFLAGS", "LINKER", "RUNNER"] {
-        cargo.env_remove(format!("CARGO_TARGET_{suffix}_{setting}"));
+    // Set and empty: so neither what the outer Cargo was told about the host's code (coverage, sanitizers, clippy) nor what
+    // a configuration file says (instructions of this very processor) reaches the guest.
+    for name in ["CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"] {
+        cargo.env(name, "");
     }
     let status = cargo.status()?;
     if status.success() { Ok(()) } else { Err(io::Error::other(format!("building the guest: {cargo:?} failed"))) }
