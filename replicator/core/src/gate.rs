@@ -105,6 +105,12 @@ impl Consent {
 pub struct Released<T>(T);
 
 impl<T> Released<T> {
+    /// What it is, for finding the place that sends it.
+    #[must_use]
+    pub fn get(&self) -> &T {
+        &self.0
+    }
+
     /// The output itself, for the place that sends it.
     pub fn into_inner(self) -> T {
         self.0
