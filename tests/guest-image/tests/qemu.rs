@@ -1,4 +1,5 @@
 //! The guest under plain QEMU, in software emulation: what it does there it does under Kemari.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod machine;
 

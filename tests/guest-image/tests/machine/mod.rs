@@ -15,14 +15,14 @@ const QEMU: &str = "qemu-system-x86_64";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What outlives a machine: the kernel image and the disk.
-pub struct Site {
+pub(crate) struct Site {
     directory: tempfile::TempDir,
-    pub disk: PathBuf,
+    pub(crate) disk: PathBuf,
 }
 
 impl Site {
     /// A place with an empty disk, or `None` (said aloud) where there is no QEMU.
-    pub fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         if Command::new(QEMU).arg("--version").stdout(Stdio::null()).status().is_err() {
             assert!(std::env::var_os("CI").is_none(), "{QEMU} is not installed");
             eprintln!("SKIPPED: {QEMU} is not installed");
@@ -35,20 +35,20 @@ impl Site {
         Some(Self { directory, disk })
     }
 
-    pub fn write_sectors(&self, sectors: &[[u8; SECTOR]]) {
+    pub(crate) fn write_sectors(&self, sectors: &[[u8; SECTOR]]) {
         File::options().write(true).open(&self.disk).unwrap().write_all_at(&sectors.concat(), 0).unwrap();
     }
 }
 
 /// A running machine; dropping it kills it.
-pub struct Machine {
+pub(crate) struct Machine {
     child: Child,
     console: BufReader<ChildStdout>,
     monitor: UnixStream,
     tcp_port: u16,
     udp_port: u16,
     /// What the guest said when it had booted.
-    pub booted: String,
+    pub(crate) booted: String,
 }
 
 impl Drop for Machine {
@@ -61,7 +61,7 @@ impl Drop for Machine {
 
 impl Machine {
     /// Boots the guest with `options` on its command line, and waits until it has said something.
-    pub fn start(site: &Site, options: &str) -> Self {
+    pub(crate) fn start(site: &Site, options: &str) -> Self {
         let at = |name: &str| site.directory.path().join(name).display().to_string();
         let (tcp_port, udp_port) = free_ports();
         let (monitor, theirs) = (at("monitor"), format!("unix:{},server=on,wait=off", at("monitor")));
@@ -96,7 +96,7 @@ impl Machine {
     }
 
     /// A new connection to the ledger.
-    pub fn connect(&self) -> Client {
+    pub(crate) fn connect(&self) -> Client {
         let stream = TcpStream::connect(("127.0.0.1", self.tcp_port)).unwrap();
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -104,7 +104,7 @@ impl Machine {
     }
 
     /// Asks the counter by UDP, once: on the way through QEMU no datagram is lost.
-    pub fn ask_udp(&self) -> Reply {
+    pub(crate) fn ask_udp(&self) -> Reply {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.connect(("127.0.0.1", self.udp_port)).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -115,7 +115,7 @@ impl Machine {
     }
 
     /// Presses Ctrl-Alt-Del and waits until the machine has ended; what the guest said meanwhile.
-    pub fn press_ctrl_alt_del(&mut self) -> String {
+    pub(crate) fn press_ctrl_alt_del(&mut self) -> String {
         let keys: Vec<_> = ["ctrl", "alt", "delete"].map(|key| json!({"type": "qcode", "data": key})).into();
         self.command(&json!({"execute": "qmp_capabilities"}));
         self.command(&json!({"execute": "send-key", "arguments": {"keys": keys}}));
@@ -142,30 +142,30 @@ fn free_ports() -> (u16, u16) {
 }
 
 /// A connection to the ledger.
-pub struct Client(TcpStream);
+pub(crate) struct Client(TcpStream);
 
 impl Client {
-    pub fn ask(&mut self, request: Request) -> Reply {
+    pub(crate) fn ask(&mut self, request: Request) -> Reply {
         self.ask_all(&[request])[0]
     }
 
-    pub fn ask_all(&mut self, requests: &[Request]) -> Vec<Reply> {
+    pub(crate) fn ask_all(&mut self, requests: &[Request]) -> Vec<Reply> {
         self.send(requests);
         self.receive(requests.len())
     }
 
     /// Sends `requests` with tags from 0 on.
-    pub fn send(&mut self, requests: &[Request]) {
+    pub(crate) fn send(&mut self, requests: &[Request]) {
         let messages: Vec<_> = requests.iter().zip(0..).map(|(request, tag)| request.encode(tag)).collect();
         self.send_bytes(&messages.concat());
     }
 
-    pub fn send_bytes(&mut self, bytes: &[u8]) {
+    pub(crate) fn send_bytes(&mut self, bytes: &[u8]) {
         self.0.write_all(bytes).unwrap();
     }
 
     /// The next `count` replies, whose tags grow from 0.
-    pub fn receive(&mut self, count: usize) -> Vec<Reply> {
+    pub(crate) fn receive(&mut self, count: usize) -> Vec<Reply> {
         let one = |expected: u64| {
             let mut message = [0; MESSAGE];
             self.0.read_exact(&mut message).unwrap();
@@ -178,13 +178,13 @@ impl Client {
     }
 
     /// Whether a request is answered and not the connection reset.
-    pub fn is_served(&mut self) -> bool {
+    pub(crate) fn is_served(&mut self) -> bool {
         let mut message = [0; MESSAGE];
         self.0.write_all(&Request::Counter.encode(0)).is_ok() && self.0.read_exact(&mut message).is_ok()
     }
 
     /// Whether the guest has closed the connection.
-    pub fn is_closed(&mut self) -> bool {
+    pub(crate) fn is_closed(&mut self) -> bool {
         self.0.read(&mut [0; 1]).unwrap() == 0
     }
 }

@@ -1,6 +1,7 @@
 //! The disk: sector reads and writes and flushes, several at once, nothing ever waited for but at boot and at the end.
 
 use crate::cpu::Doorbells;
+use crate::ledger::READS;
 use crate::memory::{self, Hal};
 use crate::virtio::Device;
 use core::ptr::{self, NonNull};
@@ -12,8 +13,8 @@ use virtio_drivers::transport::Transport;
 /// Features worth having: VIRTIO_BLK_F_FLUSH.
 pub(crate) const WANTED: u64 = 1 << 9;
 
-/// All the appends, one flush, and one sector read for each of a few clients.
-const REQUESTS: usize = APPENDS_IN_FLIGHT + 1 + 7;
+/// All the appends, one flush, and the reads for clients.
+const REQUESTS: usize = APPENDS_IN_FLIGHT + 1 + READS;
 /// A power of two, for three descriptors each.
 const DESCRIPTORS: usize = 128;
 const QUEUE: u16 = 0;

@@ -10,9 +10,11 @@ use alloc::vec::Vec;
 use kemari_guest::wire::{self, APPENDS_IN_FLIGHT, Entry, FIRST_ENTRY_SECTOR, Refusal, SECTOR};
 
 /// Entries in one piece of the copy in memory: a page of them, so that an append dirties one page and moves none.
-const PIECE: usize = 102;
-/// Most entries kept, so that the copy in memory stays within the heap: 4 MiB, and half as much for clients.
-const MOST: u64 = 100_000;
+const PIECE: usize = 4096 / size_of::<Kept>();
+/// Bytes of heap for an entry, if every one is another client's.
+const HEAP_PER_ENTRY: u64 = 64;
+/// Entries read from the disk at once, for clients and at boot.
+pub(crate) const READS: usize = 8;
 const NONE: u32 = u32::MAX;
 
 /// What memory keeps of an entry.
@@ -23,6 +25,13 @@ struct Kept {
     client: u32,
     /// The same client's entry before this one, or [`NONE`].
     previous: u32,
+}
+
+/// An entry being read for a client.
+#[derive(Clone, Copy)]
+enum Read {
+    Begun(Ticket, u64),
+    Done(u64, Result<Entry, Refusal>),
 }
 
 /// What became of an append.
@@ -58,18 +67,17 @@ pub(crate) struct Ledger {
     flushing: Option<(Ticket, u64)>,
     /// All entries below are durable.
     durable: u64,
-    /// A read on its way, and whose it is.
-    reading: Option<(Ticket, u64)>,
-    read: Option<(u64, Result<Entry, Refusal>)>,
+    reads: [Option<Read>; READS],
     /// The disk has failed a write or a flush: nothing more becomes durable.
     failed: bool,
     corrupt: bool,
 }
 
 impl Ledger {
-    /// Reads the ledger on `disk`, or starts one on a disk whose first sector is all zero.
-    pub(crate) fn open(disk: Disk, flush: bool, bells: &mut Doorbells) -> Self {
-        let capacity = disk.sectors().saturating_sub(FIRST_ENTRY_SECTOR).min(MOST);
+    /// Reads the ledger on `disk`, or starts one on a disk whose first sector is all zero. `heap` is how many bytes of
+    /// memory it may come to use; there is room for no more entries than that.
+    pub(crate) fn open(disk: Disk, heap: u64, flush: bool, bells: &mut Doorbells) -> Self {
+        let capacity = disk.sectors().saturating_sub(FIRST_ENTRY_SECTOR).min(heap / HEAP_PER_ENTRY);
         let flush = flush && disk.can_flush();
         let mut ledger = Self {
             disk,
@@ -82,8 +90,7 @@ impl Ledger {
             written: 0,
             flushing: None,
             durable: 0,
-            reading: None,
-            read: None,
+            reads: [None; READS],
             failed: false,
             corrupt: false,
         };
@@ -101,11 +108,12 @@ impl Ledger {
     /// Finds the end, then erases what a crash may have left behind it: writes of which an earlier one was lost, which
     /// would come back to life when that sector is written again.
     fn scan(&mut self, bells: &mut Doorbells) {
-        while self.len < self.capacity {
-            let sector = self.read_now(FIRST_ENTRY_SECTOR + self.len, bells);
-            match Entry::from_sector(&sector) {
-                Ok(entry) if entry.index == self.len => self.keep(&entry),
-                _ => break,
+        'entries: while self.len < self.capacity {
+            for sector in self.read_ahead(self.len, bells).into_iter().flatten() {
+                match Entry::from_sector(&sector) {
+                    Ok(entry) if entry.index == self.len => self.keep(&entry),
+                    _ => break 'entries,
+                }
             }
         }
         let leftovers = self.len..self.capacity.min(self.len + APPENDS_IN_FLIGHT as u64);
@@ -117,15 +125,28 @@ impl Ledger {
         (self.written, self.durable) = (self.len, self.len);
     }
 
+    /// The sectors of some entries from `index` on, read at once: one by one, a long ledger would take minutes.
+    fn read_ahead(&mut self, index: u64, bells: &mut Doorbells) -> [Option<[u8; SECTOR]>; READS] {
+        let mut sectors = [None; READS];
+        let count = (self.capacity - index).min(READS as u64);
+        let tickets: Vec<_> = (index..index + count).map(|index| self.disk.read(FIRST_ENTRY_SECTOR + index)).collect();
+        for _ in 0..count {
+            let (ticket, sector) = self.wait(bells);
+            let sector = sector.unwrap_or_else(|_| panic!("the disk cannot read near entry {index}"));
+            if let Some(at) = tickets.iter().position(|waited| *waited == Some(ticket)) {
+                sectors[at] = Some(sector);
+            }
+        }
+        sectors
+    }
+
     /// Appends, unless this client's number has been appended before.
     pub(crate) fn append(&mut self, client: u32, seq: u64, payload: [u8; 16]) -> Append {
-        if let Some(&last) = self.clients.get(&client) {
-            if seq <= self.kept(last).seq {
-                return self.find(last, seq).map_or(Append::Refused(Refusal::Stale), |index| Append::At {
-                    index: u64::from(index),
-                    repeated: true,
-                });
-            }
+        if let Some(&last) = self.clients.get(&client)
+            && seq <= self.kept(last).seq
+        {
+            let found = self.find(last, seq).map(u64::from);
+            return found.map_or(Append::Refused(Refusal::Stale), |index| Append::At { index, repeated: true });
         }
         if self.failed {
             return Append::Refused(Refusal::Disk);
@@ -152,19 +173,22 @@ impl Ledger {
         if index >= self.durable && self.failed { Err(Refusal::Disk) } else { Ok(index < self.durable) }
     }
 
-    /// The entry as the disk has it, when that has been read: ask until there is an answer. One at a time is read.
+    /// The entry as the disk has it, when that has been read: ask until there is an answer.
     pub(crate) fn get(&mut self, index: u64) -> Option<Result<Entry, Refusal>> {
         if index >= self.durable {
             return Some(Err(Refusal::NoSuchEntry));
         }
-        if self.read.is_some_and(|(read, _)| read == index) {
-            return self.read.take().map(|(_, result)| result);
+        let about = |read: &Option<Read>| matches!(read, Some(Read::Begun(_, of) | Read::Done(of, _)) if *of == index);
+        if let Some(slot) = self.reads.iter_mut().find(|read| about(read)) {
+            let Some(Read::Done(_, result)) = *slot else { return None };
+            *slot = None;
+            return Some(result);
         }
-        if self.reading.is_none() {
-            // What somebody asked for and did not fetch gives way.
-            self.read = None;
-            self.reading = self.disk.read(FIRST_ENTRY_SECTOR + index).map(|ticket| (ticket, index));
-        }
+        // What a client asked for and did not stay for gives way when there is no other room.
+        let room = |read: &Option<Read>| read.is_none();
+        let slot = self.reads.iter().position(room);
+        let slot = slot.or_else(|| self.reads.iter().position(|read| matches!(read, Some(Read::Done(..)))))?;
+        self.reads[slot] = self.disk.read(FIRST_ENTRY_SECTOR + index).map(|ticket| Read::Begun(ticket, index));
         None
     }
 
@@ -189,8 +213,11 @@ impl Ledger {
         while let Some((ticket, result)) = self.disk.completed() {
             any = true;
             let result = result.copied();
-            if let Some((_, index)) = self.reading.take_if(|(reading, _)| *reading == ticket) {
-                self.read = Some((index, self.check(index, result)));
+            let of = |read: &Option<Read>| matches!(read, Some(Read::Begun(begun, _)) if *begun == ticket);
+            if let Some(slot) = self.reads.iter().position(of) {
+                if let Some(Read::Begun(_, index)) = self.reads[slot] {
+                    self.reads[slot] = Some(Read::Done(index, self.check(index, result)));
+                }
             } else if let Some((_, upto)) = self.flushing.take_if(|(flushing, _)| *flushing == ticket) {
                 self.failed |= result.is_err();
                 self.durable = if self.failed { self.durable } else { upto };
@@ -218,15 +245,15 @@ impl Ledger {
 
     /// Waits for the writes on their way, then for a flush.
     pub(crate) fn close(&mut self, bells: &mut Doorbells) {
-        while self.writes.iter().any(Option::is_some) || self.flushing.is_some() || self.reading.is_some() {
+        let begun = |read: &Option<Read>| matches!(read, Some(Read::Begun(..)));
+        while self.writes.iter().any(Option::is_some) || self.flushing.is_some() || self.reads.iter().any(begun) {
             self.ring(bells);
             bells.flush_and_sleep();
             self.advance();
         }
-        if self.disk.can_flush() {
-            let ticket = self.disk.flush();
-            // A failure was either told to the clients whose entries it concerned, or concerns none.
-            let _ = self.wait(ticket, bells);
+        if self.disk.can_flush() && self.disk.flush().is_some() {
+            // If it fails, nobody was promised more than had been flushed before.
+            let _ = self.wait(bells);
         }
     }
 
@@ -272,21 +299,20 @@ impl Ledger {
     }
 
     fn read_now(&mut self, sector: u64, bells: &mut Doorbells) -> [u8; SECTOR] {
-        let ticket = self.disk.read(sector);
-        self.wait(ticket, bells).unwrap_or_else(|_| panic!("the disk cannot read sector {sector}"))
+        self.disk.read(sector);
+        self.wait(bells).1.unwrap_or_else(|_| panic!("the disk cannot read sector {sector}"))
     }
 
     fn write_now(&mut self, sector: u64, data: &[u8; SECTOR], bells: &mut Doorbells) {
-        let ticket = self.disk.write(sector, data);
-        self.wait(ticket, bells).unwrap_or_else(|_| panic!("the disk cannot write sector {sector}"));
+        self.disk.write(sector, data);
+        self.wait(bells).1.unwrap_or_else(|_| panic!("the disk cannot write sector {sector}"));
     }
 
-    /// Sleeps until the one request under way is done.
-    fn wait(&mut self, ticket: Option<Ticket>, bells: &mut Doorbells) -> Result<[u8; SECTOR], Failed> {
+    /// Sleeps until a request is completed. For times when nobody else waits for one.
+    fn wait(&mut self, bells: &mut Doorbells) -> (Ticket, Result<[u8; SECTOR], Failed>) {
         loop {
-            if let Some((done, result)) = self.disk.completed() {
-                assert!(Some(done) == ticket, "the disk completed what nobody asked for");
-                return result.copied();
+            if let Some((ticket, result)) = self.disk.completed() {
+                return (ticket, result.copied());
             }
             self.ring(bells);
             bells.flush_and_sleep();

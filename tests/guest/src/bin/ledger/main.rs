@@ -35,14 +35,14 @@ extern "C" fn main(start_info: *const memory::StartInfo) -> ! {
     // SAFETY: boot.s passes on what the loader left in EBX; nothing else has used memory yet.
     let (line, ram) = unsafe { memory::describe(start_info) };
     let cmdline = Cmdline::parse(line).unwrap_or_else(|word| panic!("command line: cannot understand {word}"));
-    let ram = memory::init_heap(ram);
+    let (ledger_heap, ram) = memory::init_heap(ram);
     apic::init();
     let clock = cpu::Clock::calibrate();
 
     let mut alarm = apic::Alarm::default();
     let mut bells = Doorbells::default();
     let (mut net, disk) = virtio::find(&cmdline.devices);
-    let mut ledger = Ledger::open(Disk::new(disk), cmdline.flush, &mut bells);
+    let mut ledger = Ledger::open(Disk::new(disk), ledger_heap, cmdline.flush, &mut bells);
     let mut workload = Workload::new(ram, cmdline.dirty_pages, cmdline.dirty_rate);
     let mut service = Service::new(&mut net, &cmdline, clock.now());
     say!(

@@ -12,8 +12,8 @@ use virtio_drivers::{BufferDirection, PhysAddr};
 
 /// Bytes in a page.
 pub(crate) const PAGE: usize = 4096;
-/// Heap for everything but the memory workload.
-const HEAP_BYTES: usize = 12 << 20;
+/// Heap for everything but the ledger and the memory workload.
+const HEAP_BYTES: u64 = 4 << 20;
 /// Above are devices; boot.s maps this part uncached.
 const RAM_LIMIT: u64 = 3 << 30;
 
@@ -70,13 +70,13 @@ pub(crate) unsafe fn describe(info: *const StartInfo) -> (&'static str, Range<u6
     }
 }
 
-/// Gives the heap its part of `ram`, and returns the rest.
-pub(crate) fn init_heap(ram: Range<u64>) -> Range<u64> {
-    let end = ram.start + HEAP_BYTES as u64;
-    assert!(end <= ram.end, "too little memory: the heap needs {} MiB beyond the image", HEAP_BYTES >> 20);
+/// Gives half of `ram` to the heap. Returns how much of that is the ledger's, and the other half.
+pub(crate) fn init_heap(ram: Range<u64>) -> (u64, Range<u64>) {
+    let bytes = (ram.end - ram.start) / 2;
+    assert!(bytes > HEAP_BYTES, "too little memory: {} MiB are needed beyond the image", (2 * HEAP_BYTES) >> 20);
     // SAFETY: this part of RAM is nobody else's, for ever; there is one thread.
-    unsafe { (*ALLOCATOR.0.get()).init(ram.start as *mut u8, HEAP_BYTES) };
-    end..ram.end
+    unsafe { (*ALLOCATOR.0.get()).init(ram.start as *mut u8, bytes as usize) };
+    (bytes - HEAP_BYTES, ram.start + bytes..ram.end)
 }
 
 struct Allocator(UnsafeCell<Heap>);

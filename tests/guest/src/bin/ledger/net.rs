@@ -170,7 +170,10 @@ impl phy::Device for Net {
     }
 
     fn transmit(&mut self, _: Instant) -> Option<TxToken<'_>> {
-        self.can_send().then(|| TxToken { ring: &mut self.tx, queued: &mut self.queued, free: &mut self.free })
+        if !self.can_send() {
+            return None;
+        }
+        Some(TxToken { ring: &mut self.tx, queued: &mut self.queued, free: &mut self.free })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {

@@ -134,8 +134,9 @@ impl Connection {
             self.begin_appends(sources);
             self.answer(socket, sources);
         }
-        if self.unanswered.is_empty() && (self.closing || !socket.may_recv() && socket.may_send() && socket.is_active())
-        {
+        // Part of a message may be left: nobody will send the rest.
+        let ended = socket.state() == tcp::State::CloseWait && socket.recv_queue() < MESSAGE;
+        if self.unanswered.is_empty() && (self.closing || ended) {
             socket.close();
         }
     }

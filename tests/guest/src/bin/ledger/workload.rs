@@ -40,7 +40,7 @@ impl Workload {
             0 => Duration::MAX,
             _ => BURST.max(Duration::from_micros(1_000_000 / rate)),
         };
-        let pages_per_burst = (u128::from(rate) * period.as_micros() << 16) / 1_000_000;
+        let pages_per_burst = ((u128::from(rate) * period.as_micros()) << 16) / 1_000_000;
         let pages_per_burst = if rate == 0 { 0 } else { u64::try_from(pages_per_burst).unwrap_or(u64::MAX) };
         Self { pages, period, pages_per_burst, owed: 0, due: Duration::ZERO, dirtied: 0, corrupt: false }
     }
