@@ -61,6 +61,7 @@ pub struct Load {
     stop: Arc<AtomicBool>,
     abort: Arc<AtomicBool>,
     progress: Arc<Progress>,
+    local_address: SocketAddr,
 }
 
 impl Load {
@@ -70,6 +71,8 @@ impl Load {
     /// The guest does not answer.
     pub fn start(options: LoadOptions, witness: Arc<Witness>) -> Result<Load, SiteError> {
         let stream = connect(options.patience)?;
+        let local_address =
+            stream.local_addr().map_err(|source| SiteError::Network { step: "look at a socket".to_owned(), source })?;
         let progress = Arc::new(Progress::default());
         let (stop, abort) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let mut client = Client {
@@ -91,7 +94,13 @@ impl Load {
                 witness.report(violation);
             }
         });
-        Ok(Load { thread, stop, abort, progress })
+        Ok(Load { thread, stop, abort, progress, local_address })
+    }
+
+    /// This end of its connection.
+    #[must_use]
+    pub fn local_address(&self) -> SocketAddr {
+        self.local_address
     }
 
     /// How it fares.

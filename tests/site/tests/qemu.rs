@@ -1,5 +1,7 @@
 //! The clients and the disk checker against a guest that is not replicated: under plain QEMU nothing may be found wrong.
 
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+
 use std::fs::File;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
