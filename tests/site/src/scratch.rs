@@ -3,7 +3,7 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 
 use tempfile::TempDir;
 
@@ -21,7 +21,9 @@ pub(crate) fn directory() -> Result<TempDir, SiteError> {
     let wish = std::env::var_os("TMPDIR").map(PathBuf::from);
     let mut tried = Vec::new();
     for parent in wish.into_iter().chain(["/var/tmp".into(), "/tmp".into(), ".".into()]) {
-        let made = tempfile::Builder::new().prefix("kemari-").tempdir_in(&parent);
+        // Absolute, as the paths in a configuration must be.
+        let made =
+            path::absolute(&parent).and_then(|parent| tempfile::Builder::new().prefix("kemari-").tempdir_in(parent));
         match made.and_then(|directory| takes_direct_io(directory.path()).map(|()| directory)) {
             Ok(directory) => return Ok(directory),
             Err(error) => tried.push(format!("{}: {error}", parent.display())),

@@ -183,7 +183,7 @@ path = {disk}
 serial = "ledger"
 
 [console]
-output = {console}
+output = "file:{console}"
 
 [node]
 name = "{name}"
@@ -203,7 +203,7 @@ mode = "{mode}"
             kernel = quoted(&self.path("guest.elf")),
             tap = tap(name),
             disk = quoted(&self.path("disk")),
-            console = quoted(&self.path("console")),
+            console = self.path("console").display(),
             state = quoted(&files.state),
             control = quoted(&files.control),
             listen = port(name),
