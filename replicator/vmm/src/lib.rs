@@ -11,9 +11,21 @@
 //! does not fit there lies from 4 GiB on, behind the hole for devices. Page `n` is at address `n * 4096` below the hole, and
 //! 1 GiB higher above it.
 
+mod boot;
+mod bus;
+mod chips;
 mod config;
+mod cpu;
+mod devices;
 mod error;
+mod image;
+mod kvm;
 mod machine;
+mod memory;
+mod mptable;
+mod plain;
+mod sections;
+mod vcpu;
 
 pub use config::{ConsoleConfig, DiskConfig, MachineConfig, NicConfig, VCPUS_MAX};
 pub use error::{Error, LoadError};

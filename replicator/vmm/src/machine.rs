@@ -1,11 +1,28 @@
 //! The machine: the one thing the daemon holds.
 
-use std::time::Duration;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use kemari_core::{PageRun, PageSet, Released};
-use kemari_devices::{ConsoleStats, DiskStats, NetStats, Output, Source, SourceId};
+use kemari_devices::{
+    ConsoleStats, Device, DeviceEvent, DeviceId, DiskStats, Interest, NetStats, Output, Source, SourceId,
+};
+use kvm_ioctls::VmFd;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::{Error, LoadError, MachineConfig};
+use crate::bus::Bus;
+use crate::chips::Chips;
+use crate::cpu::CpuModel;
+use crate::devices::Devices;
+use crate::image;
+use crate::kvm::failed;
+use crate::memory::Ram;
+use crate::vcpu::{Buses, Crew, Vcpu};
+use crate::{Error, LoadError, MachineConfig, VCPUS_MAX, boot, kvm, sections};
+
+/// The source by which the vCPUs tell the event loop something: no device has this number.
+const VCPUS: SourceId = SourceId { device: DeviceId(u8::MAX), index: 0 };
 
 /// Something that happened to the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,22 +49,94 @@ pub struct CutTimings {
 }
 
 /// A virtual machine.
-pub struct Machine {}
+pub struct Machine {
+    // In the order in which they must be dropped: threads, devices, VM, memory.
+    pub(crate) crew: Crew,
+    pub(crate) devices: Devices,
+    pub(crate) vm: Arc<VmFd>,
+    pub(crate) ram: Ram,
+    config: MachineConfig,
+    model: CpuModel,
+    pub(crate) tsc_khz: u32,
+    /// The state that a boot begins with.
+    birth: Vec<u8>,
+    wake: EventFd,
+    backpressure: bool,
+    timings: CutTimings,
+}
 
 impl Machine {
-    /// Makes a machine, paused and with nothing in its memory. Memory is mapped and populated, dirty pages are logged from here on.
+    /// Makes a machine, paused and with nothing in its memory. Memory is mapped and populated, dirty pages are logged from
+    /// here on.
     ///
     /// # Errors
     /// What is missing on this host, or what `config` has wrong.
     pub fn new(config: &MachineConfig) -> Result<Machine, Error> {
-        let _ = config;
-        todo!()
+        if !(1..=VCPUS_MAX).contains(&config.vcpus) {
+            let remedy = format!("it must be 1 to {VCPUS_MAX}");
+            return Err(Error::Config { key: "vcpus", value: config.vcpus.to_string(), remedy });
+        }
+        let kvm = kvm::open()?;
+        let vm = Arc::new(kvm.create_vm().map_err(failed("KVM_CREATE_VM"))?);
+        kvm::enable_events(&vm)?;
+        let ram = Ram::new(&vm, config.memory_mib)?;
+        Chips::create(&vm)?;
+        let mut model = CpuModel::new(&kvm, &vm, config.vcpus)?;
+        let vcpus = (0..config.vcpus)
+            .map(|index| Vcpu::new(&kvm, &vm, &mut model, index))
+            .collect::<Result<Vec<_>, _>>()?;
+        let tsc_khz = vcpus.first().map_or(Ok(0), Vcpu::tsc_khz)?;
+        let mut buses = Buses { ports: Bus::default(), addresses: Bus::default() };
+        let devices = Devices::new(config, &vm, ram.memory(), &mut buses)?;
+        let eventfd = |source| Error::Resource { what: "an eventfd", source };
+        let wake = EventFd::new(EFD_NONBLOCK).map_err(eventfd)?;
+        let theirs = wake.try_clone().map_err(eventfd)?;
+        let crew = Crew::new(vm.clone(), ram.memory().clone(), buses, vcpus, theirs)?;
+        let mut machine = Machine {
+            crew,
+            devices,
+            vm,
+            ram,
+            config: config.clone(),
+            model,
+            tsc_khz,
+            birth: Vec::new(),
+            wake,
+            backpressure: false,
+            timings: CutTimings::default(),
+        };
+        machine.birth = machine.save()?;
+        Ok(machine)
     }
 
-    /// Everything that must be equal on both hosts, as keys and values.
+    /// Everything that must be equal on both hosts, as keys and values. A host that lacks something says by which key.
     #[must_use]
     pub fn layout(&self) -> Vec<(String, String)> {
-        todo!()
+        let text = |key: &str, value: String| (key.to_owned(), value);
+        let mut layout = vec![
+            text("state_format", sections::FORMAT.to_string()),
+            text("vcpus", self.config.vcpus.to_string()),
+            text("memory_mib", self.config.memory_mib.to_string()),
+            // KVM's measurement of the same clock differs by some kHz from boot to boot.
+            text("tsc_mhz", ((self.tsc_khz + 500) / 1000).to_string()),
+        ];
+        layout.extend(self.model.layout());
+        for (index, nic) in self.config.nics.iter().enumerate() {
+            let mac: Vec<String> = nic.mac.iter().map(|byte| format!("{byte:02x}")).collect();
+            layout.push((format!("nic{index}.mac"), mac.join(":")));
+        }
+        for (index, (config, disk)) in self.config.disks.iter().zip(&self.devices.disks).enumerate() {
+            layout.extend([
+                (format!("disk{index}.serial"), config.serial.clone()),
+                (format!("disk{index}.bytes"), disk.bytes().to_string()),
+                (format!("disk{index}.block_bytes"), disk.block_bytes().to_string()),
+                (format!("disk{index}.read_only"), config.read_only.to_string()),
+            ]);
+        }
+        for device in self.devices.all() {
+            layout.push((format!("device{}", device.id().0), format!("{} {}", device.kind(), device.state_version())));
+        }
+        layout
     }
 
     /// Puts the machine into the state of a cold boot: memory zeroed, kernel loaded, vCPU 0 at its entry. Stays paused,
@@ -56,7 +145,13 @@ impl Machine {
     /// # Errors
     /// The kernel cannot be read or is none; the machine is running.
     pub fn boot(&mut self) -> Result<(), Error> {
-        todo!()
+        let birth = std::mem::take(&mut self.birth);
+        let loaded = self.load(&birth);
+        self.birth = birth;
+        loaded.map_err(|error| Error::Reset(Box::new(error)))?;
+        self.ram.clear()?;
+        let entry = boot::load(&self.config, &self.devices.cmdline(), self.ram.memory())?;
+        self.crew.paused().first_mut().map_or(Ok(()), |vcpu| vcpu.begin_at(entry))
     }
 
     /// The guest's reset: the same as a [`boot`](Machine::boot).
@@ -64,17 +159,16 @@ impl Machine {
     /// # Errors
     /// As `boot`.
     pub fn reset(&mut self) -> Result<(), Error> {
-        todo!()
+        self.boot()
     }
 
-    /// Puts saved state into vCPUs, interrupt controllers, timers and devices. Memory was put in place by the caller and is left
-    /// exactly as it is. Any number of times, on a new machine as on one that has run; stays paused, its devices stopped.
+    /// Puts saved state into vCPUs, interrupt controllers, timers and devices. Memory was put in place by the caller and is
+    /// left exactly as it is. Any number of times, on a new machine as on one that has run; stays paused, its devices stopped.
     ///
     /// # Errors
     /// State that does not fit; the machine can then only be loaded anew or booted.
     pub fn load(&mut self, state: &[u8]) -> Result<(), LoadError> {
-        let _ = state;
-        todo!()
+        image::load(self, state)
     }
 
     /// Saves what was just loaded and compares: the rehearsal of a promotion. Time that has passed is no difference.
@@ -82,13 +176,12 @@ impl Machine {
     /// # Errors
     /// The differences, by part and field.
     pub fn read_back(&mut self, state: &[u8]) -> Result<(), LoadError> {
-        let _ = state;
-        todo!()
+        image::read_back(self, state)
     }
 
     /// Lets the vCPUs run. Does nothing if they do.
     pub fn run(&mut self) {
-        todo!()
+        self.crew.run();
     }
 
     /// Stops the vCPUs and collects what the guest has shown up to here. If they are stopped already, only collects.
@@ -96,8 +189,14 @@ impl Machine {
     /// # Errors
     /// A vCPU does not stop.
     pub fn pause(&mut self, outputs: &mut Vec<Output>) -> Result<(), Error> {
-        let _ = outputs;
-        todo!()
+        let begun = Instant::now();
+        let was_running = self.crew.is_running();
+        self.crew.pause()?;
+        if was_running {
+            self.timings.pause = begun.elapsed();
+        }
+        self.devices.all_mut().for_each(|device| device.collect(outputs));
+        Ok(())
     }
 
     /// The state of everything but memory. Only while paused.
@@ -105,7 +204,10 @@ impl Machine {
     /// # Errors
     /// KVM does not give it; the machine is running.
     pub fn save(&mut self) -> Result<Vec<u8>, Error> {
-        todo!()
+        let begun = Instant::now();
+        let state = image::save(self)?;
+        self.timings.save = begun.elapsed();
+        Ok(state)
     }
 
     /// Adds the pages written since the last call, by the guest or by this program, to `into`.
@@ -113,8 +215,10 @@ impl Machine {
     /// # Errors
     /// KVM does not give its log.
     pub fn harvest(&mut self, into: &mut PageSet) -> Result<(), Error> {
-        let _ = into;
-        todo!()
+        let begun = Instant::now();
+        self.ram.harvest(&self.vm, into)?;
+        self.timings.harvest = begun.elapsed();
+        Ok(())
     }
 
     /// Appends the content of pages to `into`.
@@ -122,8 +226,7 @@ impl Machine {
     /// # Errors
     /// There are no such pages.
     pub fn copy_pages(&self, run: PageRun, into: &mut Vec<u8>) -> Result<(), Error> {
-        let _ = (run, into);
-        todo!()
+        self.ram.copy_pages(run, into)
     }
 
     /// Replaces the content of pages.
@@ -131,94 +234,104 @@ impl Machine {
     /// # Errors
     /// There are no such pages, or `data` does not have their length.
     pub fn write_pages(&self, run: PageRun, data: &[u8]) -> Result<(), Error> {
-        let _ = (run, data);
-        todo!()
+        self.ram.write_pages(run, data)
     }
 
     /// Pages of guest memory.
     #[must_use]
     pub fn pages(&self) -> u64 {
-        todo!()
+        self.ram.pages()
     }
 
     /// What the event loop must poll, edge-triggered. The same for as long as the machine lives.
     #[must_use]
     pub fn sources(&self) -> Vec<Source> {
-        todo!()
+        let own = Source { fd: self.wake.as_raw_fd(), id: VCPUS, interest: Interest::Readable };
+        self.devices.all().flat_map(Device::sources).chain([own]).collect()
     }
 
     /// Does what there is to do at a source that is ready.
     pub fn service(&mut self, id: SourceId, outputs: &mut Vec<Output>, events: &mut Vec<MachineEvent>) {
-        let _ = (id, outputs, events);
-        todo!()
+        if id == VCPUS {
+            // Empty if the event was taken with the one before.
+            let _ = self.wake.read();
+            events.extend(self.crew.take_events());
+            return;
+        }
+        let Some(device) = self.devices.find(id.device) else { return };
+        let mut device_events = Vec::new();
+        device.service(id, outputs, &mut device_events);
+        events.extend(device_events.into_iter().map(|event| match event {
+            DeviceEvent::Reset => MachineEvent::Reset,
+            DeviceEvent::DiskError(text) => MachineEvent::DiskError(text),
+        }));
     }
 
     /// Performs an output. After the last one of a batch comes [`signal`](Machine::signal).
     pub fn release(&mut self, output: Released<Output>) {
-        let _ = output;
-        todo!()
+        self.devices.release(output);
     }
 
     /// Tells the guest of what was released.
     pub fn signal(&mut self) {
-        todo!()
+        self.devices.all_mut().for_each(Device::signal);
     }
 
-    /// Lets the devices serve the guest: after a boot, or when a loaded machine is to go on (not in a rehearsal). What was taken
-    /// and not finished before the save is done again.
+    /// Lets the devices serve the guest: after a boot, or when a loaded machine is to go on (not in a rehearsal). What was
+    /// taken and not finished before the save is done again.
     pub fn start_devices(&mut self) {
-        todo!()
+        self.devices.all_mut().for_each(Device::start);
     }
 
     /// Makes the devices stop serving the guest: no frame is received, nothing is taken.
     pub fn stop_devices(&mut self) {
-        todo!()
+        self.devices.all_mut().for_each(Device::stop);
     }
 
     /// Tells the network where the guest is now. The announcement is output like any other. After `start_devices`.
     pub fn announce(&mut self, outputs: &mut Vec<Output>) {
-        let _ = outputs;
-        todo!()
+        self.devices.nets.iter_mut().for_each(|net| net.announce(outputs));
     }
 
     /// Whether held output has reached its limit, so that the guest must wait.
     pub fn set_backpressure(&mut self, full: bool) {
-        let _ = full;
-        todo!()
+        if std::mem::replace(&mut self.backpressure, full) != full {
+            self.devices.all_mut().for_each(|device| device.set_backpressure(full));
+        }
     }
 
     /// Requests that were handed to the disks and are not completed.
     #[must_use]
     pub fn disk_in_flight(&self) -> usize {
-        todo!()
+        self.devices.disks.iter().map(Device::in_flight).sum()
     }
 
     /// Asks the guest to shut down, by Ctrl-Alt-Del.
     pub fn ctrl_alt_del(&mut self) {
-        todo!()
+        self.devices.keyboard().ctrl_alt_del();
     }
 
     /// How long the steps of the last checkpoint took.
     #[must_use]
     pub fn timings(&self) -> CutTimings {
-        todo!()
+        self.timings
     }
 
     /// Counters of the network cards.
     #[must_use]
     pub fn net_stats(&self) -> Vec<NetStats> {
-        todo!()
+        self.devices.nets.iter().map(kemari_devices::Net::stats).collect()
     }
 
     /// Counters of the disks.
     #[must_use]
     pub fn disk_stats(&self) -> Vec<DiskStats> {
-        todo!()
+        self.devices.disks.iter().map(kemari_devices::Disk::stats).collect()
     }
 
     /// Counters of the serial port.
     #[must_use]
     pub fn console_stats(&self) -> ConsoleStats {
-        todo!()
+        self.devices.serial().stats()
     }
 }

@@ -1,0 +1,164 @@
+//! The state of a whole machine but its memory, as one image of sections.
+
+use std::sync::Once;
+
+use crate::chips::{self, Chips};
+use crate::plain::Plain;
+use crate::sections::{Reader, Section, Sections, append, begin};
+use crate::vcpu::{self, Snapshot, VcpuState};
+use crate::{Error, LoadError, Machine};
+
+/// Kind and version of the section with what belongs to the machine as a whole.
+const KIND: &str = "clock";
+const VERSION: u16 = 1;
+
+/// How far the frequency of two TSCs may be apart, in millionths: what a guest's time keeping corrects by itself, and what QEMU
+/// takes for equal.
+const TSC_TOLERANCE_PPM: u64 = 250;
+
+struct Clock {
+    /// kvmclock, in nanoseconds.
+    ns: u64,
+    tsc_khz: u32,
+}
+
+impl Clock {
+    fn decode(mut from: Reader<'_>) -> Result<Clock, LoadError> {
+        let clock = Clock { ns: from.take("clock")?, tsc_khz: from.take("tsc_khz")? };
+        from.finish(KIND)?;
+        Ok(clock)
+    }
+}
+
+/// All of a saved state but the devices.
+struct Cpus {
+    clock: Clock,
+    snapshot: Snapshot,
+}
+
+impl Cpus {
+    fn decode(sections: &mut Sections<'_>, vcpus: u8) -> Result<Cpus, LoadError> {
+        let clock = Clock::decode(sections.take_version(KIND, 0, VERSION)?)?;
+        let chips = Chips::decode(sections.take_version(chips::KIND, 0, chips::VERSION)?)?;
+        let vcpus = (0..vcpus)
+            .map(|index| VcpuState::decode(sections.take_version(vcpu::KIND, index, vcpu::VERSION)?))
+            .collect::<Result<_, _>>()?;
+        Ok(Cpus { clock, snapshot: Snapshot { chips, vcpus } })
+    }
+}
+
+/// Saves a machine.
+pub(crate) fn save(machine: &mut Machine) -> Result<Vec<u8>, Error> {
+    if machine.crew.is_running() {
+        return Err(Error::Running("save"));
+    }
+    let snapshot = match machine.crew.take_snapshot() {
+        Some(snapshot) => snapshot?,
+        None => {
+            let chips = Chips::save(&machine.vm)?;
+            Snapshot { chips, vcpus: machine.crew.paused().iter_mut().map(VcpuState::save).collect::<Result<_, _>>()? }
+        }
+    };
+    let clock = chips::clock(&machine.vm)?;
+    let mut state = Vec::with_capacity(16 << 10);
+    begin(&mut state);
+    append(&mut state, KIND, 0, VERSION, |into| {
+        into.extend(clock.bytes());
+        into.extend(machine.tsc_khz.bytes());
+    });
+    append(&mut state, chips::KIND, 0, chips::VERSION, |into| snapshot.chips.encode(into));
+    for (index, vcpu) in (0..).zip(&snapshot.vcpus) {
+        append(&mut state, vcpu::KIND, index, vcpu::VERSION, |into| vcpu.encode(into));
+    }
+    for device in machine.devices.all() {
+        append(&mut state, device.kind(), device.id().0, device.state_version(), |into| device.save(into));
+    }
+    Ok(state)
+}
+
+/// Loads a machine. All of the state is taken apart before any of it is used.
+pub(crate) fn load(machine: &mut Machine, state: &[u8]) -> Result<(), LoadError> {
+    if machine.crew.is_running() {
+        return Err(Error::Running("load").into());
+    }
+    let mut sections = Sections::parse(state)?;
+    let vcpu_count = machine.crew.paused().len() as u8;
+    let Cpus { clock, snapshot } = Cpus::decode(&mut sections, vcpu_count)?;
+    let device_sections = machine
+        .devices
+        .all()
+        .map(|device| sections.take(device.kind(), device.id().0))
+        .collect::<Result<Vec<_>, _>>()?;
+    sections.finish()?;
+    if !equal_frequencies(clock.tsc_khz, machine.tsc_khz) {
+        return Err(LoadError::TscFrequency { saved: clock.tsc_khz, host: machine.tsc_khz });
+    }
+    machine.crew.forget_snapshot();
+    for (device, Section { version, bytes, .. }) in machine.devices.all_mut().zip(device_sections) {
+        device.load(version, bytes)?;
+    }
+    load_vcpus(machine, &snapshot.vcpus)?;
+    snapshot.chips.load(&machine.vm)?;
+    chips::set_clock(&machine.vm, clock.ns)?;
+    Ok(())
+}
+
+fn load_vcpus(machine: &mut Machine, states: &[VcpuState]) -> Result<(), Error> {
+    let memory = machine.ram.memory();
+    let vcpus = machine.crew.paused();
+    let (Some(first), Some(first_state)) = (vcpus.first(), states.first()) else { return Ok(()) };
+    let goes_on = first_state.offset_to_go_on(first.tsc()?, first.tsc_offset()?);
+    let tsc_base = (first_state.tsc_offset(), goes_on);
+    for (vcpu, state) in vcpus.iter_mut().zip(states) {
+        state.load(vcpu, memory, tsc_base)?;
+        vcpu.stood_still();
+    }
+    let tsc = vcpus.first().map_or(Ok(0), vcpu::Vcpu::tsc)?;
+    if !first_state.tsc_goes_on(tsc, machine.tsc_khz) {
+        static WARN: Once = Once::new();
+        WARN.call_once(|| {
+            log::warn!("KVM of this host ignores what the guest's TSC is set to: it jumps at a change of hosts; use kvmclock");
+        });
+    }
+    Ok(())
+}
+
+fn equal_frequencies(one: u32, other: u32) -> bool {
+    u64::from(one.abs_diff(other)) * 1_000_000 <= u64::from(one) * TSC_TOLERANCE_PPM
+}
+
+/// Saves a machine into which `loaded` was loaded, and compares.
+pub(crate) fn read_back(machine: &mut Machine, loaded: &[u8]) -> Result<(), LoadError> {
+    machine.crew.forget_snapshot();
+    let saved = save(machine)?;
+    let (mut saved, mut loaded) = (Sections::parse(&saved)?, Sections::parse(loaded)?);
+    let vcpu_count = machine.crew.paused().len() as u8;
+    let (before, after) = (Cpus::decode(&mut loaded, vcpu_count)?, Cpus::decode(&mut saved, vcpu_count)?);
+    let mut differences = before.snapshot.chips.differences(&after.snapshot.chips);
+    if after.clock.ns < before.clock.ns {
+        differences.push(format!("kvmclock went back by {} ns", before.clock.ns - after.clock.ns));
+    }
+    for (index, (before, after)) in before.snapshot.vcpus.iter().zip(&after.snapshot.vcpus).enumerate() {
+        differences.extend(before.differences(after).into_iter().map(|field| format!("vcpu{index} {field}")));
+    }
+    for device in machine.devices.all() {
+        let (kind, instance) = (device.kind(), device.id().0);
+        if loaded.take(kind, instance)?.bytes != saved.take(kind, instance)?.bytes {
+            differences.push(format!("{kind}{instance}"));
+        }
+    }
+    if differences.is_empty() { Ok(()) } else { Err(LoadError::ReadBack(differences)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frequencies_measured_twice_are_equal() {
+        assert!(equal_frequencies(2_445_430, 2_445_432));
+        assert!(equal_frequencies(2_445_430, 2_445_430 + 600));
+        assert!(!equal_frequencies(2_445_430, 2_445_430 + 700));
+        assert!(!equal_frequencies(2_445_430, 2_000_000));
+    }
+}

@@ -1,0 +1,197 @@
+//! Guest memory: where it lies, who wrote to it, and its content by page.
+
+use std::io;
+
+use kemari_core::sabotage::{Bug, planted};
+use kemari_core::{PAGE_SIZE, PageRun, PageSet};
+use kemari_devices::Memory;
+use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, kvm_userspace_memory_region};
+use kvm_ioctls::VmFd;
+use vm_memory::bitmap::{AtomicBitmap, NewBitmap};
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{
+    Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress,
+};
+
+use crate::Error;
+use crate::kvm::{failed, get_dirty_log};
+
+/// Where RAM below 4 GiB ends and the hole for devices begins.
+pub(crate) const HOLE_START: u64 = 3 << 30;
+/// Where the hole ends and the rest of RAM begins.
+pub(crate) const HOLE_END: u64 = 4 << 30;
+/// Least memory that a machine may have: room for what boot puts below the kernel, and a kernel.
+const MIB_MIN: u64 = 16;
+/// Most; beyond, KVM's limit of 2^31 pages in a slot would come into view.
+const MIB_MAX: u64 = 4 << 20;
+
+/// The guest's RAM: one memory slot below the hole and, if it does not fit there, one above.
+pub(crate) struct Ram {
+    memory: Memory,
+    pages: u64,
+    /// Reused from one harvest to the next.
+    log: Vec<u64>,
+}
+
+impl Ram {
+    /// Maps and populates `mib` MiB, and gives them to `vm`, with dirty logging on.
+    ///
+    /// Private anonymous memory in small pages: the log is by 4 KiB page in any case, and a first touch costs least.
+    pub(crate) fn new(vm: &VmFd, mib: u64) -> Result<Ram, Error> {
+        if !(MIB_MIN..=MIB_MAX).contains(&mib) {
+            let remedy = format!("it must be {MIB_MIN} to {MIB_MAX}");
+            return Err(Error::Config { key: "memory_mib", value: mib.to_string(), remedy });
+        }
+        let bytes = mib << 20;
+        let mut ranges = vec![(0, bytes.min(HOLE_START))];
+        if bytes > HOLE_START {
+            ranges.push((HOLE_END, bytes - HOLE_START));
+        }
+        let regions = ranges
+            .into_iter()
+            .map(|(base, bytes)| region(base, bytes as usize))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(|source| Error::Memory { mib, source })?;
+        let memory = Memory::from_regions(regions)
+            .map_err(|error| Error::Memory { mib, source: io::Error::other(error) })?;
+        for (slot, region) in (0..).zip(memory.iter()) {
+            let slot = kvm_userspace_memory_region {
+                slot,
+                flags: KVM_MEM_LOG_DIRTY_PAGES,
+                guest_phys_addr: region.start_addr().raw_value(),
+                memory_size: region.len(),
+                userspace_addr: region.as_ptr() as u64,
+            };
+            // SAFETY: the mapping stays where it is until `Ram` is dropped; `Machine` drops the VM before.
+            unsafe { vm.set_user_memory_region(slot) }.map_err(failed("KVM_SET_USER_MEMORY_REGION"))?;
+        }
+        Ok(Ram { memory, pages: bytes / PAGE_SIZE as u64, log: Vec::new() })
+    }
+
+    /// The memory itself.
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// How many pages.
+    pub(crate) fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// Adds what KVM's log and vm-memory's bitmaps have to `into`, and clears both.
+    ///
+    /// They are two: the guest's writes (and KVM's own, as those to a kvmclock page) are only in KVM's log, those of the device
+    /// models only in the bitmaps.
+    pub(crate) fn harvest(&mut self, vm: &VmFd, into: &mut PageSet) -> Result<(), Error> {
+        let mut first = 0;
+        for (slot, region) in (0..).zip(self.memory.iter()) {
+            let pages = region.len() / PAGE_SIZE as u64;
+            get_dirty_log(vm, slot, pages, &mut self.log).map_err(failed("KVM_GET_DIRTY_LOG"))?;
+            insert_words(first, self.log.iter().copied(), into);
+            let written = (**region).bitmap().get_and_reset();
+            if !planted(Bug::LoseVmmWrites) {
+                insert_words(first, written.into_iter(), into);
+            }
+            first += pages;
+        }
+        Ok(())
+    }
+
+    /// Appends the content of `run` to `into`.
+    pub(crate) fn copy_pages(&self, run: PageRun, into: &mut Vec<u8>) -> Result<(), Error> {
+        let begin = into.len();
+        into.reserve(run.count.min(self.pages) as usize * PAGE_SIZE);
+        let copied = self.for_each_part(run, |region, offset, _, bytes| {
+            let slice = region.get_slice(offset, bytes)?;
+            let at = into.len();
+            let room = &mut into.spare_capacity_mut()[..bytes];
+            // SAFETY: the guard keeps `bytes` bytes of guest memory readable, and `room` is as long. The two do not overlap. A
+            // guest that runs may write at the same time: then the page is in the dirty log, and will be copied again.
+            unsafe {
+                std::ptr::copy_nonoverlapping(slice.ptr_guard().as_ptr(), room.as_mut_ptr().cast(), bytes);
+                into.set_len(at + bytes);
+            }
+            Ok(())
+        });
+        if copied.is_err() {
+            into.truncate(begin);
+        }
+        copied
+    }
+
+    /// Replaces the content of `run`.
+    pub(crate) fn write_pages(&self, run: PageRun, data: &[u8]) -> Result<(), Error> {
+        if run.count.checked_mul(PAGE_SIZE as u64) != Some(data.len() as u64) {
+            return Err(Error::PageData { bytes: data.len(), count: run.count });
+        }
+        self.for_each_part(run, |region, offset, begin, bytes| region.write_slice(&data[begin..begin + bytes], offset))
+    }
+
+    /// Zeroes what is not zero.
+    pub(crate) fn clear(&self) -> Result<(), Error> {
+        let zeroes = [0; PAGE_SIZE];
+        let mut page = Vec::with_capacity(PAGE_SIZE);
+        for first in 0..self.pages {
+            let run = PageRun { first, count: 1 };
+            page.clear();
+            self.copy_pages(run, &mut page)?;
+            if page != zeroes {
+                self.write_pages(run, &zeroes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls `act` with each region that `run` has a part in: where the part begins in the region and in the run, and its
+    /// bytes.
+    fn for_each_part(
+        &self,
+        run: PageRun,
+        mut act: impl FnMut(&Region, MemoryRegionAddress, usize, usize) -> vm_memory::GuestMemoryResult<()>,
+    ) -> Result<(), Error> {
+        let missing = Error::NoSuchPages { first: run.first, count: run.count, pages: self.pages };
+        let Some(end) = run.end().filter(|end| *end <= self.pages) else { return Err(missing) };
+        let mut first = 0;
+        for region in self.memory.iter() {
+            let pages = region.len() / PAGE_SIZE as u64;
+            let part = run.first.max(first)..end.min(first + pages);
+            if part.start < part.end {
+                let offset = MemoryRegionAddress((part.start - first) * PAGE_SIZE as u64);
+                let begin = (part.start - run.first) as usize * PAGE_SIZE;
+                let bytes = (part.end - part.start) as usize * PAGE_SIZE;
+                if act(region, offset, begin, bytes).is_err() {
+                    return Err(missing);
+                }
+            }
+            first += pages;
+        }
+        Ok(())
+    }
+}
+
+type Region = GuestRegionMmap<AtomicBitmap>;
+
+fn insert_words(first: u64, words: impl Iterator<Item = u64>, into: &mut PageSet) {
+    // The only region that others follow has 3 GiB, so that each begins at a multiple of 64 pages.
+    for (index, word) in (0..).zip(words) {
+        if word != 0 {
+            into.insert_word(first + index * 64, word);
+        }
+    }
+}
+
+fn region(base: u64, bytes: usize) -> io::Result<Region> {
+    let mapping = MmapRegionBuilder::new_with_bitmap(bytes, AtomicBitmap::with_len(bytes))
+        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+        .with_mmap_flags(libc::MAP_ANONYMOUS | libc::MAP_PRIVATE | libc::MAP_NORESERVE)
+        .build()
+        .map_err(io::Error::other)?;
+    // MAP_POPULATE would keep silent about memory that is not to be had.
+    for advice in [libc::MADV_DONTDUMP, libc::MADV_POPULATE_WRITE] {
+        // SAFETY: the range is the mapping just made, which nobody else knows yet.
+        if unsafe { libc::madvise(mapping.as_ptr().cast(), bytes, advice) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Region::new(mapping, GuestAddress(base)).ok_or_else(|| io::Error::other("address space overflow"))
+}
