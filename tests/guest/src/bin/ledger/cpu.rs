@@ -12,9 +12,9 @@ global_asm!(include_str!("boot.s"), options(raw));
 #[unsafe(no_mangle)]
 static INTERRUPT_ACK: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 
-/// Set by the keyboard's interrupt handler.
+/// Set by the keyboard's interrupt handler; and at boot, since a key from before would block all later ones.
 #[unsafe(no_mangle)]
-static KEY_PENDING: AtomicU8 = AtomicU8::new(0);
+static KEY_PENDING: AtomicU8 = AtomicU8::new(1);
 
 /// Tells the handler of `line` to acknowledge at `address`.
 pub(crate) fn set_interrupt_ack(line: apic::Line, address: u64) {

@@ -1,7 +1,8 @@
 //! A ledger on a virtio disk, served over TCP from bare metal.
 //!
 //! One loop, all of it in ring 3: look at every device, do what there is to do, sleep until an interrupt.
-//! [`kemari_guest::wire`] says what it serves, [`kemari_guest::cmdline`] how it is set up.
+//! [`kemari_guest::wire`] says what it serves, [`kemari_guest::cmdline`] how it is set up. Ring 3, because on a KVM
+//! without hardware support ring 0 is emulated, and because the way it is shaped (see `boot.s`) costs nothing elsewhere.
 #![no_std]
 #![no_main]
 #![allow(clippy::panic, clippy::expect_used, reason = "a guest that cannot go on says so on its console and resets")]
