@@ -16,6 +16,9 @@ use crate::random::Random;
 
 /// So many entries before the newest one that was checked are read again: the newest are not in order of their answers.
 const OVERLAP: u64 = 256;
+/// Requests that a client keeps outstanding; a bystander keeps more, so that some of them are always on their way.
+const WINDOW: usize = 4;
+const BYSTANDER_WINDOW: usize = 16;
 /// Between answers and new requests, so that the guest's ledger lasts for a round.
 const PAUSE: Duration = Duration::from_millis(5);
 /// Between two datagrams.
@@ -212,7 +215,7 @@ impl Round<'_> {
         tell: &mut dyn FnMut(&Kill),
     ) -> Result<Protected, Finding> {
         for _ in 0..self.options.clients {
-            let load = self.connect()?;
+            let load = self.connect(WINDOW, PAUSE)?;
             self.loads.push(load);
         }
         for _ in 0..self.options.kills {
@@ -225,15 +228,15 @@ impl Round<'_> {
         Ok(pair)
     }
 
-    fn connect(&mut self) -> Result<Load, SiteError> {
-        let options =
-            LoadOptions { client: self.next_client, window: 4, pause: PAUSE, patience: self.options.patience };
+    fn connect(&mut self, window: usize, pause: Duration) -> Result<Load, SiteError> {
+        let options = LoadOptions { client: self.next_client, window, pause, patience: self.options.patience };
         self.next_client += 1;
         Load::start(options, Arc::clone(&self.witness))
     }
 
     fn kill(&mut self, number: usize, mut pair: Protected) -> Result<(Protected, Kill), Finding> {
-        let bystander = if self.options.bystander { Some(self.connect()?) } else { None };
+        let bystander =
+            if self.options.bystander { Some(self.connect(BYSTANDER_WINDOW, Duration::ZERO)?) } else { None };
         aim::rest(&mut self.random, self.options.load_ms.clone());
         self.check_clients()?;
         let aim = self.options.aims[(number - 1) % self.options.aims.len()];
@@ -275,7 +278,7 @@ impl Round<'_> {
         let begun = Instant::now();
         let mut outage = Duration::ZERO;
         for (client, load) in (1..).zip(&self.loads) {
-            let goal = load.progress().answers() + 8;
+            let goal = load.progress().answers() + 2 * WINDOW as u64;
             while load.progress().answers() < goal {
                 self.check_clients()?;
                 if begun.elapsed() > self.options.patience {
@@ -299,5 +302,48 @@ impl Round<'_> {
         self.checked += acknowledged.len();
         self.checked_index = self.checked_index.max(newest.saturating_sub(OVERLAP));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kemari_replicator::evidence::Evidence;
+
+    use super::*;
+
+    fn outcome(evidence: &[Evidence], wanted: u32) -> Outcome {
+        let mut outcome = Outcome::new(1, wanted);
+        outcome.kills.extend((1..).zip(evidence).map(|(number, evidence)| Kill {
+            number,
+            node: "alpha",
+            hit: (*evidence).into(),
+            promotion_us: 1,
+            outage_us: 1,
+            resync_us: 1,
+        }));
+        outcome
+    }
+
+    #[test]
+    fn kills_that_hit_nothing_are_not_enough() {
+        let held = Evidence { held_frames: 1, ..Evidence::default() };
+        let torn = Evidence { transfer_bytes: 100, unsent_bytes: 40, ..held };
+        let writing = Evidence { disk_in_flight: 1, ..held };
+        assert!(outcome(&[torn, writing, held, Evidence::default()], 4).passed());
+        assert_eq!(outcome(&[torn, held, held], 3).shortfalls(), ["0 kills with a disk write in flight, 1 wanted"]);
+        assert_eq!(outcome(&[held, writing, held], 3).shortfalls(), ["0 kills in mid-transfer, 1 wanted"]);
+        let nothing_held = [Evidence { held_frames: 0, ..torn }, Evidence { held_frames: 0, ..writing }];
+        assert_eq!(outcome(&nothing_held, 2).shortfalls(), ["0 kills with output held, 1 wanted"]);
+    }
+
+    #[test]
+    fn one_finding_is_enough_to_fail() {
+        let all =
+            Evidence { held_frames: 1, transfer_bytes: 2, unsent_bytes: 1, disk_in_flight: 1, ..Evidence::default() };
+        let mut outcome = outcome(&[all], 1);
+        assert!(outcome.passed());
+        assert_eq!(outcome.kills[0].hit.partial_bytes, 1);
+        outcome.findings.push("lost".to_owned());
+        assert!(!outcome.passed());
     }
 }
