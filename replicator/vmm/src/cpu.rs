@@ -10,8 +10,10 @@ use crate::kvm::failed;
 pub(crate) const MSR_TSC: u32 = 0x10;
 /// IA32_TSC_DEADLINE.
 pub(crate) const MSR_TSC_DEADLINE: u32 = 0x6e0;
-/// The two numbers of the MSR by whose being written KVM is made to write the time of day to guest memory.
+/// The two numbers of the MSR that makes KVM write the time of day to guest memory.
 pub(crate) const MSR_WALL_CLOCK: [u32; 2] = [0x11, 0x4b56_4d00];
+/// The two numbers of the MSR that tells KVM where in guest memory to keep kvmclock up to date.
+pub(crate) const MSR_SYSTEM_TIME: [u32; 2] = [0x12, 0x4b56_4d01];
 
 /// Hyper-V's; it is not offered to the guest.
 const MSRS_HYPERV: std::ops::RangeInclusive<u32> = 0x4000_0000..=0x4000_01ff;
@@ -86,7 +88,7 @@ impl CpuModel {
     pub(crate) fn layout(&self) -> Vec<(String, String)> {
         let mut layout = vec![
             ("cpu.vendor".to_owned(), self.text(&[(0, &[1, 3, 2])])),
-            ("cpu.model".to_owned(), self.brand()),
+            ("cpu.model".to_owned(), self.brand().unwrap_or_else(|| "unnamed".to_owned())),
             ("cpu.xsave_bytes".to_owned(), self.xsave_bytes.to_string()),
         ];
         // Leaf by leaf, so that a difference has a name.
@@ -103,9 +105,10 @@ impl CpuModel {
         layout
     }
 
-    fn brand(&self) -> String {
+    fn brand(&self) -> Option<String> {
         const ALL: &[usize] = &[0, 1, 2, 3];
-        self.text(&[(0x8000_0002, ALL), (0x8000_0003, ALL), (0x8000_0004, ALL)])
+        let brand = self.text(&[(0x8000_0002, ALL), (0x8000_0003, ALL), (0x8000_0004, ALL)]);
+        (!brand.is_empty()).then_some(brand)
     }
 
     /// The text in some registers of some leaves.

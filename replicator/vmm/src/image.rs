@@ -2,6 +2,8 @@
 
 use std::sync::Once;
 
+use vm_memory::{Bytes, GuestAddress};
+
 use crate::chips::{self, Chips};
 use crate::plain::Plain;
 use crate::sections::{Reader, Section, Sections, append, begin};
@@ -97,20 +99,49 @@ pub(crate) fn load(machine: &mut Machine, state: &[u8]) -> Result<(), LoadError>
     for (device, Section { version, bytes, .. }) in machine.devices.all_mut().zip(device_sections) {
         device.load(version, bytes)?;
     }
+    let clocks = ClockAreas::keep(machine, &snapshot.vcpus)?;
     load_vcpus(machine, &snapshot.vcpus)?;
     snapshot.chips.load(&machine.vm)?;
     chips::set_clock(&machine.vm, clock.ns)?;
+    clocks.put_back(machine);
     Ok(())
 }
 
+/// The places in guest memory where KVM writes when clocks are set, with what was there before: the time of day, at once when
+/// its MSR is set, and the flags of a kvmclock whose TSC is changed. The guest had seen what was there, not what KVM writes.
+struct ClockAreas(Vec<(GuestAddress, Vec<u8>)>);
+
+impl ClockAreas {
+    /// Those of the state to be loaded, and those of the machine as it is.
+    fn keep(machine: &mut Machine, states: &[VcpuState]) -> Result<ClockAreas, Error> {
+        let mut areas: Vec<_> = states.iter().flat_map(VcpuState::clock_areas).collect();
+        for vcpu in machine.crew.paused() {
+            areas.extend(vcpu.clock_areas()?);
+        }
+        let memory = machine.ram.memory();
+        let keep = |(address, bytes)| {
+            let (address, mut content) = (GuestAddress(address), vec![0; bytes]);
+            // Where there is no memory, KVM does not write either.
+            memory.read_slice(&mut content, address).is_ok().then_some((address, content))
+        };
+        Ok(ClockAreas(areas.into_iter().filter_map(keep).collect()))
+    }
+
+    fn put_back(&self, machine: &Machine) {
+        for (address, content) in &self.0 {
+            // It was read a moment ago, so it can be written.
+            let _ = machine.ram.memory().write_slice(content, *address);
+        }
+    }
+}
+
 fn load_vcpus(machine: &mut Machine, states: &[VcpuState]) -> Result<(), Error> {
-    let memory = machine.ram.memory();
     let vcpus = machine.crew.paused();
     let (Some(first), Some(first_state)) = (vcpus.first(), states.first()) else { return Ok(()) };
     let goes_on = first_state.offset_to_go_on(first.tsc()?, first.tsc_offset()?);
     let tsc_base = (first_state.tsc_offset(), goes_on);
     for (vcpu, state) in vcpus.iter_mut().zip(states) {
-        state.load(vcpu, memory, tsc_base)?;
+        state.load(vcpu, tsc_base)?;
         vcpu.stood_still();
     }
     let tsc = vcpus.first().map_or(Ok(0), vcpu::Vcpu::tsc)?;

@@ -1,15 +1,13 @@
 //! The state of one vCPU: taken out of KVM, put into it, and as bytes.
 
-use kemari_devices::Memory;
 use kvm_bindings::{
     KVM_MAX_MSR_ENTRIES, Msrs, Xsave, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs2,
     kvm_vcpu_events, kvm_xcrs,
 };
-use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::errno;
 
 use super::{Vcpu, lapic};
-use crate::cpu::{MSR_TSC, MSR_TSC_DEADLINE, MSR_WALL_CLOCK};
+use crate::cpu::{MSR_SYSTEM_TIME, MSR_TSC, MSR_TSC_DEADLINE, MSR_WALL_CLOCK};
 use crate::kvm::{get_sregs2, set_sregs2, set_tsc_offset, tsc_offset};
 use crate::plain::Plain;
 use crate::sections::{Reader, append_all};
@@ -22,8 +20,10 @@ pub(crate) const VERSION: u16 = 1;
 
 /// Most bytes of extended state: AMX, the largest there is, has 11 KiB.
 const XSAVE_BYTES_MAX: usize = 64 << 10;
-/// Bytes of a `pvclock_wall_clock`, which KVM writes.
+/// Bytes of a `pvclock_wall_clock`.
 const WALL_CLOCK_BYTES: usize = 12;
+/// Bytes of a `pvclock_vcpu_time_info`.
+const SYSTEM_TIME_BYTES: usize = 32;
 /// Nanoseconds that a rehearsal may take before its TSC looks as if it had not been set.
 const TSC_TOLERANCE_NS: u64 = 1_000_000_000;
 
@@ -83,7 +83,7 @@ impl VcpuState {
     ///
     /// Order as in Firecracker's `restore_state`: the LAPIC, which needs the base address in the segment registers, before the
     /// MSRs, the deadline after the TSC, the events last.
-    pub(crate) fn load(&self, vcpu: &mut Vcpu, memory: &Memory, tsc_base: (u64, u64)) -> Result<(), Error> {
+    pub(crate) fn load(&self, vcpu: &mut Vcpu, tsc_base: (u64, u64)) -> Result<(), Error> {
         let index = vcpu.index;
         let failed = |ioctl| move |source| Error::Vcpu { vcpu: index, ioctl, source };
         vcpu.shut_down = self.shut_down != 0;
@@ -99,27 +99,14 @@ impl VcpuState {
         // A deadline left from before would be armed again by KVM_SET_LAPIC.
         vcpu.set_msrs(&[msr(MSR_TSC_DEADLINE, 0)])?;
         vcpu.fd.set_lapic(&self.lapic).map_err(failed("KVM_SET_LAPIC"))?;
-        self.load_msrs(vcpu, memory)?;
+        vcpu.set_msrs(&self.msrs)?;
         vcpu.set_msrs(&[msr(MSR_TSC_DEADLINE, self.deadline_to_load())])?;
         vcpu.fd.set_vcpu_events(&self.events).map_err(failed("KVM_SET_VCPU_EVENTS"))
     }
 
-    /// Sets the MSRs. By one of them KVM is made to write the time of day to guest memory: what was there is put back.
-    fn load_msrs(&self, vcpu: &Vcpu, memory: &Memory) -> Result<(), Error> {
-        let mut kept = Vec::new();
-        for entry in self.msrs.iter().filter(|entry| MSR_WALL_CLOCK.contains(&entry.index) && entry.data != 0) {
-            let mut bytes = [0; WALL_CLOCK_BYTES];
-            // Where there is no memory KVM does not write, either.
-            if memory.read_slice(&mut bytes, GuestAddress(entry.data)).is_ok() {
-                kept.push((GuestAddress(entry.data), bytes));
-            }
-        }
-        vcpu.set_msrs(&self.msrs)?;
-        for (address, bytes) in kept {
-            // It was read a moment ago, so it can be written.
-            let _ = memory.write_slice(&bytes, address);
-        }
-        Ok(())
+    /// Where in guest memory KVM writes when this state is loaded: address and bytes.
+    pub(crate) fn clock_areas(&self) -> impl Iterator<Item = (u64, usize)> {
+        clock_areas(&self.msrs)
     }
 
     /// A timer may have fired between its deadline having been cleared and its interrupt being visible; then the guest
@@ -210,6 +197,14 @@ impl VcpuState {
     }
 }
 
+fn clock_areas(msrs: &[kvm_msr_entry]) -> impl Iterator<Item = (u64, usize)> {
+    msrs.iter().filter(|entry| entry.data != 0).filter_map(|entry| match entry.index {
+        index if MSR_WALL_CLOCK.contains(&index) => Some((entry.data, WALL_CLOCK_BYTES)),
+        index if MSR_SYSTEM_TIME.contains(&index) => Some((entry.data & !1, SYSTEM_TIME_BYTES)),
+        _ => None,
+    })
+}
+
 fn msr(index: u32, data: u64) -> kvm_msr_entry {
     kvm_msr_entry { index, data, ..Default::default() }
 }
@@ -244,6 +239,11 @@ impl Vcpu {
             Some(refused) => Err(Error::Msr { vcpu, msr: refused.index, action: "written" }),
             None => Ok(()),
         }
+    }
+
+    /// Where in guest memory KVM may write, as things are now, when the TSC or the clock is set: address and bytes.
+    pub(crate) fn clock_areas(&mut self) -> Result<Vec<(u64, usize)>, Error> {
+        Ok(clock_areas(&self.get_msrs()?).collect())
     }
 
     /// The TSC as the guest would read it now.

@@ -1,0 +1,358 @@
+//! Machines on the real KVM: they run, stop, are saved, loaded, reset, and every page they write is noticed.
+
+mod common;
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use common::{COUNTER, COUNTER_PAGES, ENTRY, Guest, booted, changed, has_kvm, unbooted};
+use kemari_core::PageRun;
+use kemari_vmm::{Error, LoadError, MachineEvent};
+
+const A_WHILE: Duration = Duration::from_millis(50);
+
+/// Names the directory in which the other process finds what to load.
+const IMAGE: &str = "KEMARI_TEST_IMAGE";
+
+#[test]
+fn it_runs_and_stands_still() {
+    if !has_kvm() {
+        return;
+    }
+    let mut guest = booted(&[(ENTRY, COUNTER)], 1);
+    guest.run_for(A_WHILE);
+    let (count, memory) = (guest.count(), guest.memory());
+    assert!(count > 0, "the guest did not run");
+    std::thread::sleep(A_WHILE);
+    assert!(memory == guest.memory(), "a paused guest ran");
+    guest.run_for(A_WHILE);
+    assert!(guest.count() > count);
+}
+
+#[test]
+fn every_page_that_changed_was_noticed() {
+    if !has_kvm() {
+        return;
+    }
+    let mut guest = booted(&[(ENTRY, COUNTER)], 1);
+    guest.harvest();
+    let mut before = guest.memory();
+    let begun = Instant::now();
+    let (mut rounds, mut progress) = (0, 0);
+    while begun.elapsed() < Duration::from_secs(3) {
+        guest.run_for(Duration::from_micros(500 + rounds % 7 * 400));
+        guest.machine.save().expect("saved");
+        let dirty = guest.harvest();
+        let after = guest.memory();
+        let changed = changed(&before, &after);
+        progress += u32::from(!changed.is_empty());
+        for page in changed {
+            assert!(dirty.contains(page), "page {page} changed unnoticed in round {rounds}");
+        }
+        before = after;
+        rounds += 1;
+    }
+    assert!(guest.harvest().is_empty(), "nothing was written since");
+    // On a busy host the guest does not come to run in every round.
+    assert!(progress > 20, "the guest ran in {progress} of {rounds} rounds");
+}
+
+#[test]
+fn what_the_vmm_writes_is_noticed() {
+    if !has_kvm() {
+        return;
+    }
+    let mut guest = booted(&[(ENTRY, COUNTER)], 1);
+    guest.harvest();
+    guest.machine.write_pages(PageRun { first: 700, count: 2 }, &[7; 8192]).expect("written");
+    let dirty = guest.harvest();
+    assert_eq!(dirty.runs().collect::<Vec<_>>(), [PageRun { first: 700, count: 2 }]);
+    assert!(guest.harvest().is_empty());
+}
+
+#[test]
+fn pages_that_do_not_exist_are_refused() {
+    if !has_kvm() {
+        return;
+    }
+    let guest = unbooted(&[(ENTRY, COUNTER)], 1);
+    let pages = guest.machine.pages();
+    for run in [
+        PageRun { first: pages, count: 1 },
+        PageRun { first: pages - 1, count: 2 },
+        PageRun { first: u64::MAX, count: u64::MAX },
+    ] {
+        let mut into = vec![1];
+        assert!(matches!(guest.machine.copy_pages(run, &mut into), Err(Error::NoSuchPages { .. })), "{run:?}");
+        assert_eq!(into, [1]);
+    }
+    let short = guest.machine.write_pages(PageRun { first: 0, count: 2 }, &[0; 4096]);
+    assert!(matches!(short, Err(Error::PageData { .. })));
+}
+
+/// Writes what a standby would hold.
+fn write_image(guest: &mut Guest, state: &[u8], dir: &Path) {
+    std::fs::write(dir.join("state"), state).expect("written");
+    std::fs::write(dir.join("memory"), guest.memory()).expect("written");
+}
+
+fn load_image(guest: &mut Guest, dir: &Path) -> Vec<u8> {
+    let state = std::fs::read(dir.join("state")).expect("read");
+    let memory = std::fs::read(dir.join("memory")).expect("read");
+    guest.write_memory(&memory);
+    guest.machine.load(&state).expect("loaded");
+    guest.machine.read_back(&state).expect("read back equal");
+    assert!(guest.memory() == memory, "to load wrote to memory");
+    state
+}
+
+#[test]
+fn a_guest_goes_on_in_another_process() {
+    if !has_kvm() {
+        return;
+    }
+    let mut guest = booted(&[(ENTRY, COUNTER)], 1);
+    guest.run_for(A_WHILE);
+    let state = guest.machine.save().expect("saved");
+    let dir = tempfile::tempdir().expect("a directory");
+    write_image(&mut guest, &state, dir.path());
+    let other = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", "the_other_process", "--nocapture"])
+        .env(IMAGE, dir.path())
+        .output()
+        .expect("started");
+    let text = String::from_utf8_lossy(&other.stdout);
+    assert!(other.status.success(), "{text}\n{}", String::from_utf8_lossy(&other.stderr));
+    assert!(text.contains("it went on"), "{text}");
+}
+
+/// Started by the test above.
+#[test]
+fn the_other_process() {
+    let Some(dir) = std::env::var_os(IMAGE) else { return };
+    let mut guest = unbooted(&[(ENTRY, COUNTER)], 1);
+    load_image(&mut guest, Path::new(&dir));
+    let count = guest.count();
+    guest.run_for(A_WHILE);
+    // It must go on from where it was, not begin anew: the counter is in a register.
+    assert!(guest.count() > count, "{} after {count}", guest.count());
+    println!("it went on from {count} to {}", guest.count());
+}
+
+#[test]
+fn a_machine_that_has_run_can_be_loaded() {
+    if !has_kvm() {
+        return;
+    }
+    let mut first = booted(&[(ENTRY, COUNTER)], 1);
+    let mut second = booted(&[(ENTRY, COUNTER)], 1);
+    let dir = tempfile::tempdir().expect("a directory");
+    for _ in 0..3 {
+        first.run_for(A_WHILE);
+        second.run_for(A_WHILE);
+        let state = first.machine.save().expect("saved");
+        write_image(&mut first, &state, dir.path());
+        load_image(&mut second, dir.path());
+        let count = first.count();
+        second.run_for(A_WHILE);
+        assert!(second.count() > count);
+        std::mem::swap(&mut first, &mut second);
+    }
+}
+
+/// Registers kvmclock at 0x9000 and asks for the time of day at 0xa000, then counts.
+fn clock_reader() -> Vec<u8> {
+    let wrmsr = |msr: u32, value: u32| {
+        let mut code = vec![0xb9];
+        code.extend(msr.to_le_bytes());
+        code.push(0xb8);
+        code.extend(value.to_le_bytes());
+        code.extend([0xba, 0, 0, 0, 0, 0x0f, 0x30]);
+        code
+    };
+    [wrmsr(0x4b56_4d01, 0x9001), wrmsr(0x4b56_4d00, 0xa000), COUNTER.to_vec()].concat()
+}
+
+#[test]
+fn loading_leaves_memory_as_it_is() {
+    if !has_kvm() {
+        return;
+    }
+    let code = clock_reader();
+    let mut guest = booted(&[(ENTRY, &code)], 1);
+    guest.run_for(A_WHILE);
+    assert_ne!(guest.word(0xa000), 0, "KVM did not write the time of day");
+    assert_ne!(guest.word(0x9000), 0, "KVM did not write the clock");
+    let state = guest.machine.save().expect("saved");
+    let memory = guest.memory();
+    let mut standby = unbooted(&[(ENTRY, &code)], 1);
+    for _ in 0..2 {
+        standby.write_memory(&memory);
+        standby.machine.load(&state).expect("loaded");
+        assert_eq!(changed(&memory, &standby.memory()), [] as [u64; 0]);
+        standby.machine.read_back(&state).expect("equal");
+        assert_eq!(changed(&memory, &standby.memory()), [] as [u64; 0]);
+        standby.run_for(A_WHILE);
+        assert!(standby.count() > guest.count());
+    }
+}
+
+/// The first vCPU starts the second, which counts at 0x9000 in real mode, and counts at 0xa000 itself.
+const STARTER: &[u8] = &[
+    0xc7, 0x05, 0x00, 0x03, 0xe0, 0xfe, 0x00, 0x45, 0x0c, 0x00, // mov dword [ICR], INIT to all others
+    0xc7, 0x05, 0x00, 0x03, 0xe0, 0xfe, 0x08, 0x46, 0x0c, 0x00, // mov dword [ICR], start at page 8, all others
+    0xff, 0x05, 0x00, 0xa0, 0x00, 0x00, 0xeb, 0xf8, // 1: inc dword [0xa000]; jmp 1b
+];
+const STARTED: &[u8] = &[0x66, 0xff, 0x06, 0x00, 0x90, 0xeb, 0xf9]; // 1: inc dword [0x9000]; jmp 1b
+
+#[test]
+fn two_vcpus_are_stopped_saved_and_loaded() {
+    if !has_kvm() {
+        return;
+    }
+    let pieces = [(ENTRY, STARTER), (0x8000, STARTED)];
+    let mut guest = booted(&pieces, 2);
+    guest.run_for(A_WHILE * 4);
+    let counts = |guest: &Guest| [guest.word(0x9000), guest.word(0xa000)];
+    let before = counts(&guest);
+    assert!(before.iter().all(|count| *count > 0), "{before:?}");
+    let state = guest.machine.save().expect("saved");
+    let dir = tempfile::tempdir().expect("a directory");
+    write_image(&mut guest, &state, dir.path());
+    let mut other = unbooted(&pieces, 2);
+    load_image(&mut other, dir.path());
+    other.run_for(A_WHILE * 4);
+    let after = counts(&other);
+    assert!(after[0] > before[0] && after[1] > before[1], "{before:?} {after:?}");
+}
+
+#[test]
+fn a_reset_begins_anew() {
+    if !has_kvm() {
+        return;
+    }
+    let mut guest = booted(&[(ENTRY, COUNTER)], 1);
+    let fresh = guest.memory();
+    guest.run_for(A_WHILE);
+    guest.harvest();
+    let before = guest.memory();
+    guest.machine.reset().expect("reset");
+    let after = guest.memory();
+    assert_eq!(changed(&fresh, &after), [] as [u64; 0]);
+    let dirty = guest.harvest();
+    assert!(changed(&before, &after).into_iter().all(|page| dirty.contains(page)), "the reset wrote unnoticed");
+    guest.machine.start_devices();
+    guest.run_for(A_WHILE);
+    assert!(guest.count() > 0);
+}
+
+/// `lidt [0]` of an empty table, `ud2`: no exception can be delivered.
+const TRIPLE_FAULT: &[u8] = &[0x0f, 0x01, 0x1d, 0, 0, 0, 0, 0x0f, 0x0b];
+
+#[test]
+fn a_triple_fault_is_a_reset_also_after_a_load() {
+    if !has_kvm() {
+        return;
+    }
+    let mut guest = booted(&[(ENTRY, TRIPLE_FAULT)], 1);
+    assert_eq!(guest.run_until_event(Duration::from_secs(5)), [MachineEvent::Reset]);
+    guest.pause();
+    // The checkpoint that is cut before the reset has been seen to.
+    let state = guest.machine.save().expect("saved");
+    let mut standby = unbooted(&[(ENTRY, TRIPLE_FAULT)], 1);
+    standby.write_memory(&guest.memory());
+    standby.machine.load(&state).expect("loaded");
+    assert_eq!(standby.run_until_event(Duration::from_secs(5)), [MachineEvent::Reset]);
+    standby.pause();
+    standby.machine.reset().expect("reset");
+    assert_eq!(standby.run_until_event(Duration::from_secs(5)), [MachineEvent::Reset]);
+}
+
+/// `mov eax,0xd8000000; jmp eax`: to where no memory is.
+const LOST: &[u8] = &[0xb8, 0, 0, 0, 0xd8, 0xff, 0xe0];
+
+#[test]
+fn what_kvm_cannot_go_on_with_is_told() {
+    if !has_kvm() {
+        return;
+    }
+    let mut guest = booted(&[(ENTRY, LOST)], 1);
+    let events = guest.run_until_event(Duration::from_secs(5));
+    let [MachineEvent::InternalError(text)] = &events[..] else { panic!("{events:?}") };
+    assert!(text.contains("vcpu0") && text.contains("rip 0xd8000000"), "{text}");
+    guest.pause();
+}
+
+#[test]
+fn state_that_does_not_fit_is_refused_and_named() {
+    if !has_kvm() {
+        return;
+    }
+    let mut guest = booted(&[(ENTRY, COUNTER)], 1);
+    guest.run_for(A_WHILE);
+    let state = guest.machine.save().expect("saved");
+    let mut two = unbooted(&[(ENTRY, COUNTER)], 2);
+    assert!(matches!(two.machine.load(&state), Err(LoadError::Missing { section }) if section == "vcpu1"));
+    let of_two = two.machine.save().expect("saved");
+    assert!(matches!(guest.machine.load(&of_two), Err(LoadError::Unknown { section }) if section == "vcpu1"));
+    assert!(matches!(guest.machine.load(&[]), Err(LoadError::Malformed(_))));
+    for length in (0..state.len()).step_by(97) {
+        assert!(guest.machine.load(&state[..length]).is_err(), "cut at {length}");
+    }
+    // Nothing of all that was used: it goes on.
+    let count = guest.count();
+    guest.run_for(A_WHILE);
+    assert!(guest.count() > count);
+    guest.machine.run();
+    assert!(matches!(guest.machine.save(), Err(Error::Running(_))));
+    assert!(guest.machine.load(&state).is_err());
+}
+
+#[test]
+fn a_difference_in_what_is_read_back_is_named() {
+    if !has_kvm() {
+        return;
+    }
+    let mut guest = booted(&[(ENTRY, COUNTER)], 1);
+    guest.run_for(A_WHILE);
+    let earlier = guest.machine.save().expect("saved");
+    guest.run_for(A_WHILE);
+    let later = guest.machine.save().expect("saved");
+    guest.machine.load(&earlier).expect("loaded");
+    guest.machine.read_back(&earlier).expect("equal");
+    let Err(LoadError::ReadBack(differences)) = guest.machine.read_back(&later) else { panic!("they are not equal") };
+    assert!(differences.iter().any(|field| field == "vcpu0 regs"), "{differences:?}");
+}
+
+#[test]
+fn two_machines_of_a_host_have_one_layout() {
+    if !has_kvm() {
+        return;
+    }
+    let layouts = [1, 1, 2].map(|vcpus| unbooted(&[(ENTRY, COUNTER)], vcpus).machine.layout());
+    assert_eq!(layouts[0], layouts[1]);
+    assert_ne!(layouts[0], layouts[2]);
+    let mut keys: Vec<_> = layouts[0].iter().map(|(key, _)| key).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    assert_eq!(keys.len(), layouts[0].len(), "a key is there twice");
+    assert!(keys.len() < 200, "{} keys", keys.len());
+    for (key, value) in &layouts[0] {
+        println!("{key} = {value}");
+        assert!(!value.is_empty() && key.len() + value.len() < 200, "{key} = {value}");
+    }
+}
+
+#[test]
+fn the_counter_is_where_the_tests_look() {
+    if !has_kvm() {
+        return;
+    }
+    let mut guest = booted(&[(ENTRY, COUNTER)], 1);
+    guest.harvest();
+    guest.run_for(A_WHILE);
+    let dirty = guest.harvest();
+    assert!(dirty.runs().any(|run| COUNTER_PAGES.contains(&run.first)));
+    assert!(!dirty.contains(COUNTER_PAGES.end));
+}
