@@ -5,9 +5,9 @@ use std::path::Path;
 
 use kemari_devices::Memory;
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs2};
+use linux_loader::loader::KernelLoader;
 use linux_loader::loader::elf::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info};
 use linux_loader::loader::elf::{Elf, PvhBootCapability};
-use linux_loader::loader::KernelLoader;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::memory::{HOLE_END, HOLE_START};
@@ -57,7 +57,9 @@ fn load_kernel(path: &Path, memory: &Memory) -> Result<u64, Error> {
         .map_err(|error| refused(format!("not an ELF kernel that fits memory: {error}")))?;
     match loaded.pvh_boot_cap {
         PvhBootCapability::PvhEntryPresent(entry) => Ok(entry.0),
-        _ => Err(refused("it has no PVH entry note; a Linux kernel needs CONFIG_PVH=y, and its vmlinux, not a bzImage".to_owned())),
+        _ => Err(refused(
+            "it has no PVH entry note; a Linux kernel needs CONFIG_PVH=y, and its vmlinux, not a bzImage".to_owned(),
+        )),
     }
 }
 
@@ -72,10 +74,7 @@ fn load_initrd(path: &Path, memory: &Memory) -> Result<hvm_modlist_entry, Error>
     Ok(hvm_modlist_entry { paddr, size, ..Default::default() })
 }
 
-fn write_start_info(
-    memory: &Memory,
-    initrd: Option<hvm_modlist_entry>,
-) -> Result<(), vm_memory::GuestMemoryError> {
+fn write_start_info(memory: &Memory, initrd: Option<hvm_modlist_entry>) -> Result<(), vm_memory::GuestMemoryError> {
     let map = memory_map(memory);
     for (address, entry) in (MEMORY_MAP..).step_by(size_of::<hvm_memmap_table_entry>()).zip(&map) {
         memory.write_obj(*entry, GuestAddress(address))?;

@@ -47,8 +47,7 @@ pub(crate) struct CpuModel {
 impl CpuModel {
     /// What KVM supports. The MSRs must be [found](CpuModel::find_msrs) on a vCPU.
     pub(crate) fn new(kvm: &Kvm, vm: &VmFd, vcpus: u8) -> Result<CpuModel, Error> {
-        let supported =
-            kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(failed("KVM_GET_SUPPORTED_CPUID"))?;
+        let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(failed("KVM_GET_SUPPORTED_CPUID"))?;
         let mut cpuid = supported.as_slice().to_vec();
         cpuid.retain(|entry| !(KVM_FEATURES + 1..0x5000_0000).contains(&entry.function));
         let deadline = kvm.check_extension(Cap::TscDeadlineTimer);
@@ -65,7 +64,8 @@ impl CpuModel {
         for entry in &mut cpuid {
             place(entry, vcpu, self.vcpus);
         }
-        CpuId::from_entries(&cpuid).map_err(|_| Error::Capability { capability: "that few CPUID leaves", since: "5.16" })
+        CpuId::from_entries(&cpuid)
+            .map_err(|_| Error::Capability { capability: "that few CPUID leaves", since: "5.16" })
     }
 
     /// Finds out which MSRs can be read from `vcpu` and written back.

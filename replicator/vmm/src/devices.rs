@@ -2,7 +2,8 @@
 
 use kemari_core::Released;
 use kemari_devices::{
-    BusDevice, Device, DeviceId, Disk, DiskOptions, I8042, MMIO_BYTES, Memory, Net, NetOptions, Output, QUEUE_NOTIFY, Serial,
+    BusDevice, Device, DeviceId, Disk, DiskOptions, I8042, MMIO_BYTES, Memory, Net, NetOptions, Output, QUEUE_NOTIFY,
+    Serial,
 };
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};

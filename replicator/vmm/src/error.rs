@@ -187,7 +187,9 @@ pub enum LoadError {
         known: u16,
     },
     /// The hosts' time stamp counters have different frequencies.
-    #[error("the guest was made for a TSC of {saved} kHz, and that of this host has {host} kHz: the hosts cannot be a pair")]
+    #[error(
+        "the guest was made for a TSC of {saved} kHz, and that of this host has {host} kHz: the hosts cannot be a pair"
+    )]
     TscFrequency {
         /// Of the saved state.
         saved: u32,

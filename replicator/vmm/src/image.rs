@@ -148,7 +148,9 @@ fn load_vcpus(machine: &mut Machine, states: &[VcpuState]) -> Result<(), Error> 
     if !first_state.tsc_goes_on(tsc, machine.tsc_khz) {
         static WARN: Once = Once::new();
         WARN.call_once(|| {
-            log::warn!("KVM of this host ignores what the guest's TSC is set to: it jumps at a change of hosts; use kvmclock");
+            log::warn!(
+                "KVM of this host ignores what the guest's TSC is set to: it jumps at a change of hosts; use kvmclock"
+            );
         });
     }
     Ok(())

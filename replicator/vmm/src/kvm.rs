@@ -3,7 +3,8 @@
 use std::os::fd::AsRawFd;
 
 use kvm_bindings::{
-    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_device_attr, kvm_dirty_log, kvm_dirty_log__bindgen_ty_1, kvm_sregs2,
+    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_device_attr, kvm_dirty_log, kvm_dirty_log__bindgen_ty_1,
+    kvm_sregs2,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use vmm_sys_util::errno;

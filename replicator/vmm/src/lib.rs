@@ -29,7 +29,5 @@ mod vcpu;
 
 pub use config::{ConsoleConfig, DiskConfig, MachineConfig, NicConfig, VCPUS_MAX};
 pub use error::{Error, LoadError};
-pub use kemari_devices::{
-    ConsoleStats, DiskStats, Interest, NetStats, Output, OutputKind, Sink, Source, SourceId,
-};
+pub use kemari_devices::{ConsoleStats, DiskStats, Interest, NetStats, Output, OutputKind, Sink, Source, SourceId};
 pub use machine::{CutTimings, Machine, MachineEvent};

@@ -82,9 +82,8 @@ impl Machine {
         let ram = Ram::new(&vm, config.memory_mib)?;
         Chips::create(&vm)?;
         let mut model = CpuModel::new(&kvm, &vm, config.vcpus)?;
-        let vcpus = (0..config.vcpus)
-            .map(|index| Vcpu::new(&kvm, &vm, &mut model, index))
-            .collect::<Result<Vec<_>, _>>()?;
+        let vcpus =
+            (0..config.vcpus).map(|index| Vcpu::new(&kvm, &vm, &mut model, index)).collect::<Result<Vec<_>, _>>()?;
         let tsc_khz = vcpus.first().map_or(Ok(0), Vcpu::tsc_khz)?;
         let mut buses = Buses { ports: Bus::default(), addresses: Bus::default() };
         let devices = Devices::new(config, &vm, ram.memory(), &mut buses)?;

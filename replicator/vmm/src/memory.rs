@@ -52,8 +52,8 @@ impl Ram {
             .map(|(base, bytes)| region(base, bytes as usize))
             .collect::<io::Result<Vec<_>>>()
             .map_err(|source| Error::Memory { mib, source })?;
-        let memory = Memory::from_regions(regions)
-            .map_err(|error| Error::Memory { mib, source: io::Error::other(error) })?;
+        let memory =
+            Memory::from_regions(regions).map_err(|error| Error::Memory { mib, source: io::Error::other(error) })?;
         for (slot, region) in (0..).zip(memory.iter()) {
             let slot = kvm_userspace_memory_region {
                 slot,

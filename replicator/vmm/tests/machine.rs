@@ -228,6 +228,21 @@ fn two_vcpus_are_stopped_saved_and_loaded() {
 }
 
 #[test]
+fn it_can_be_stopped_at_once() {
+    if !has_kvm() {
+        return;
+    }
+    for vcpus in [1, 2] {
+        let mut guest = booted(&[(ENTRY, COUNTER)], vcpus);
+        for _ in 0..500 {
+            guest.run_for(Duration::ZERO);
+        }
+        guest.run_for(A_WHILE);
+        assert!(guest.count() > 0);
+    }
+}
+
+#[test]
 fn a_reset_begins_anew() {
     if !has_kvm() {
         return;

@@ -66,7 +66,9 @@ struct Phase {
     arrived: usize,
     /// Saved by the last one to arrive.
     chips: Option<Result<Chips, Error>>,
-    slots: Vec<Option<Stopped>>,
+    /// Where a vCPU is while nobody has it: from its having stopped until the crew takes it, and from the start of a round
+    /// until its thread takes it.
+    slots: Vec<Option<Waiting>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -76,26 +78,35 @@ enum Goal {
     End,
 }
 
-struct Stopped {
+struct Waiting {
     vcpu: Vcpu,
+    /// Saved when it stopped; none if it is to start.
     state: Option<Result<VcpuState, Error>>,
+}
+
+impl Phase {
+    /// The first vCPU that has not stopped in this round.
+    fn missing(&self) -> Option<usize> {
+        self.slots.iter().position(|slot| slot.as_ref().is_none_or(|waiting| waiting.state.is_none()))
+    }
 }
 
 impl Crew {
     /// Starts a thread for each vCPU. The guest is paused. `wake` becomes readable when [`take_events`](Crew::take_events) has
     /// some.
-    pub(crate) fn new(vm: Arc<VmFd>, memory: Memory, buses: Buses, vcpus: Vec<Vcpu>, wake: EventFd) -> Result<Crew, Error> {
+    pub(crate) fn new(
+        vm: Arc<VmFd>,
+        memory: Memory,
+        buses: Buses,
+        vcpus: Vec<Vcpu>,
+        wake: EventFd,
+    ) -> Result<Crew, Error> {
         let resource = |what| move |source| Error::Resource { what, source };
         register_signal_handler(SIGRTMIN(), ignore)
             .map_err(|error| Error::Resource { what: "the signal handler for kicks", source: error.into() })?;
         let kicks = vcpus.iter().map(Kick::new).collect::<Result<Vec<_>, _>>();
-        let phase = Phase {
-            goal: Goal::Pause,
-            round: 0,
-            arrived: 0,
-            chips: None,
-            slots: vcpus.iter().map(|_| None).collect(),
-        };
+        let phase =
+            Phase { goal: Goal::Pause, round: 0, arrived: 0, chips: None, slots: vcpus.iter().map(|_| None).collect() };
         let shared = Arc::new(Shared {
             _memory: memory,
             vm,
@@ -144,7 +155,7 @@ impl Crew {
         self.snapshot = None;
         let mut phase = self.shared.phase();
         for (slot, vcpu) in phase.slots.iter_mut().zip(self.paused.drain(..)) {
-            *slot = Some(Stopped { vcpu, state: None });
+            *slot = Some(Waiting { vcpu, state: None });
         }
         phase.goal = Goal::Run;
         phase.round += 1;
@@ -173,17 +184,17 @@ impl Crew {
         let mut phase = self
             .shared
             .all_stopped
-            .wait_timeout_while(self.shared.phase(), STOP_LIMIT, |phase| phase.slots.iter().any(Option::is_none))
+            .wait_timeout_while(self.shared.phase(), STOP_LIMIT, |phase| phase.missing().is_some())
             .unwrap_or_else(PoisonError::into_inner)
             .0;
-        if let Some(vcpu) = phase.slots.iter().position(Option::is_none) {
+        if let Some(vcpu) = phase.missing() {
             return Err(Error::Stuck { vcpu, limit: STOP_LIMIT });
         }
         let chips = phase.chips.take();
-        let stopped: Vec<Stopped> = phase.slots.iter_mut().filter_map(Option::take).collect();
+        let stopped: Vec<Waiting> = phase.slots.iter_mut().filter_map(Option::take).collect();
         drop(phase);
         let mut states = Vec::with_capacity(stopped.len());
-        for Stopped { vcpu, state } in stopped {
+        for Waiting { vcpu, state } in stopped {
             self.paused.push(vcpu);
             states.extend(state);
         }
@@ -242,9 +253,10 @@ impl Shared {
         loop {
             match phase.goal {
                 Goal::End => return None,
-                Goal::Run if phase.round > *round => {
+                // Even if the guest was stopped again before this thread woke: the others count on it to stop, too.
+                Goal::Run | Goal::Pause if phase.round > *round => {
                     *round = phase.round;
-                    return phase.slots[index].take().map(|stopped| stopped.vcpu);
+                    return phase.slots[index].take().map(|waiting| waiting.vcpu);
                 }
                 Goal::Run | Goal::Pause => phase = self.go.wait(phase).unwrap_or_else(PoisonError::into_inner),
             }
@@ -270,8 +282,8 @@ impl Shared {
         let state = Some(VcpuState::save(&mut vcpu));
         let index = usize::from(vcpu.index);
         let mut phase = self.phase();
-        phase.slots[index] = Some(Stopped { vcpu, state });
-        if phase.slots.iter().all(Option::is_some) {
+        phase.slots[index] = Some(Waiting { vcpu, state });
+        if phase.missing().is_none() {
             self.all_stopped.notify_one();
         }
     }

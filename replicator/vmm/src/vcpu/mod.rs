@@ -116,7 +116,8 @@ impl Vcpu {
     }
 
     fn broken(&self, cause: &str) -> MachineEvent {
-        let registers = self.fd.get_regs().map_or_else(|error| format!("no registers: {error}"), |regs| describe(&regs));
+        let registers =
+            self.fd.get_regs().map_or_else(|error| format!("no registers: {error}"), |regs| describe(&regs));
         MachineEvent::InternalError(format!("vcpu{}: {cause}; {registers}", self.index))
     }
 

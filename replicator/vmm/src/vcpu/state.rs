@@ -1,8 +1,8 @@
 //! The state of one vCPU: taken out of KVM, put into it, and as bytes.
 
 use kvm_bindings::{
-    KVM_MAX_MSR_ENTRIES, Msrs, Xsave, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs2,
-    kvm_vcpu_events, kvm_xcrs,
+    KVM_MAX_MSR_ENTRIES, Msrs, Xsave, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs,
+    kvm_sregs2, kvm_vcpu_events, kvm_xcrs,
 };
 use vmm_sys_util::errno;
 
@@ -127,7 +127,8 @@ impl VcpuState {
 
     /// Whether the TSC that was saved goes on in `now`, at `tsc_khz`.
     pub(crate) fn tsc_goes_on(&self, now: u64, tsc_khz: u32) -> bool {
-        now.checked_sub(self.tsc).is_some_and(|ticks| ticks / 1000 * 1_000_000 / u64::from(tsc_khz) < TSC_TOLERANCE_NS / 1000)
+        now.checked_sub(self.tsc)
+            .is_some_and(|ticks| ticks / 1000 * 1_000_000 / u64::from(tsc_khz) < TSC_TOLERANCE_NS / 1000)
     }
 
     /// As bytes.
@@ -213,10 +214,11 @@ impl Vcpu {
     /// The MSRs to be saved, with their values, and behind them the TSC and its deadline.
     fn get_msrs(&mut self) -> Result<Vec<kvm_msr_entry>, Error> {
         let expected = self.msrs.as_slice().len();
-        let count = self
-            .fd
-            .get_msrs(&mut self.msrs)
-            .map_err(|source| Error::Vcpu { vcpu: self.index, ioctl: "KVM_GET_MSRS", source })?;
+        let count = self.fd.get_msrs(&mut self.msrs).map_err(|source| Error::Vcpu {
+            vcpu: self.index,
+            ioctl: "KVM_GET_MSRS",
+            source,
+        })?;
         match self.msrs.as_slice().get(count) {
             Some(refused) => Err(Error::Msr { vcpu: self.index, msr: refused.index, action: "read" }),
             None => {
@@ -233,8 +235,7 @@ impl Vcpu {
             ioctl: "KVM_SET_MSRS",
             source: errno::Error::new(libc::E2BIG),
         })?;
-        let count =
-            self.fd.set_msrs(&msrs).map_err(|source| Error::Vcpu { vcpu, ioctl: "KVM_SET_MSRS", source })?;
+        let count = self.fd.set_msrs(&msrs).map_err(|source| Error::Vcpu { vcpu, ioctl: "KVM_SET_MSRS", source })?;
         match entries.get(count) {
             Some(refused) => Err(Error::Msr { vcpu, msr: refused.index, action: "written" }),
             None => Ok(()),
