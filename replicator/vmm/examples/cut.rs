@@ -1,5 +1,7 @@
 //! How long the steps of a checkpoint take here: `cargo run --release -p kemari-vmm --example cut`.
 
+#![allow(clippy::expect_used, reason = "a measurement that fails has nothing to say")]
+
 #[path = "../tests/common/mod.rs"]
 mod common;
 

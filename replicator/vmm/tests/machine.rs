@@ -1,5 +1,7 @@
 //! Machines on the real KVM: they run, stop, are saved, loaded, reset, and every page they write is noticed.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::path::Path;

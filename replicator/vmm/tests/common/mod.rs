@@ -1,6 +1,7 @@
 //! Tiny guests, made by hand, and machines that run them.
 
 #![allow(dead_code, reason = "each test program uses its part")]
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
