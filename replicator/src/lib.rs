@@ -1,1 +1,11 @@
 //! The replicator daemon: runs a guest on KVM and keeps a standby able to resume it.
+
+pub mod authority;
+pub mod check;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod demo;
+pub mod evidence;
+pub mod link;
+pub mod logging;

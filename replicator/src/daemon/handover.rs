@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use kemari_core::{Epoch, Generation, Image};
 use kemari_protocol::standby::Held;
 
-use super::primary::Primary;
 use super::host::Host;
 use super::news::Ticket;
+use super::primary::Primary;
 use super::{DaemonError, Outcome};
 
 /// How long a handover may take before it is given up.

@@ -1,7 +1,5 @@
 //! What a node works with in either role.
 
-use std::time::Duration;
-
 use kemari_protocol::Identity;
 use kemari_vmm::{Machine, MachineEvent};
 
@@ -35,8 +33,8 @@ impl Host {
             node: self.config.node.name.clone(),
             identity: self.identity()?,
             pages: self.machine.pages(),
-            heartbeat: Duration::from_millis(link.heartbeat_ms),
-            peer_timeout: Duration::from_millis(link.peer_timeout_ms),
+            heartbeat: link.heartbeat,
+            peer_timeout: link.peer_timeout,
             depth: DEPTH,
         })
     }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use kemari_control::Figure;
+
 /// Samples kept per figure: at a thousand checkpoints a second, the last two seconds.
 const WINDOW: usize = 2048;
 
@@ -23,28 +25,21 @@ impl Window {
         self.next = (self.next + 1) % WINDOW;
     }
 
-    /// The newest sample, and the 50th and 99th percentile; zeros if there is none.
-    pub(crate) fn summary(&self) -> Summary {
-        let Some(last) = self.samples.len().checked_sub(1) else { return Summary::default() };
-        let mut sorted = self.samples.clone();
-        sorted.sort_unstable();
-        Summary {
-            last: self.samples[(self.next + WINDOW - 1) % WINDOW % self.samples.len()],
-            p50: sorted[last / 2],
-            p99: sorted[last * 99 / 100],
+    /// The newest sample; zero if there is none.
+    pub(crate) fn last(&self) -> u64 {
+        match self.samples.len() {
+            0 => 0,
+            length => self.samples[(self.next + WINDOW - 1) % WINDOW % length],
         }
     }
-}
 
-/// One figure, summed up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Summary {
-    /// Newest sample.
-    pub(crate) last: u64,
-    /// Median.
-    pub(crate) p50: u64,
-    /// 99th percentile.
-    pub(crate) p99: u64,
+    /// The newest sample, and the 50th and 99th percentile; zeros if there is none.
+    pub(crate) fn summary(&self) -> Figure {
+        let Some(end) = self.samples.len().checked_sub(1) else { return Figure::default() };
+        let mut sorted = self.samples.clone();
+        sorted.sort_unstable();
+        Figure { last: self.last(), p50: sorted[end / 2], p99: sorted[end * 99 / 100] }
+    }
 }
 
 /// Per checkpoint: how long the guest stood still, what was sent, and how long until it was committed.
@@ -54,12 +49,16 @@ pub(crate) struct Metrics {
     pub(crate) checkpoints: u64,
     /// Guest paused, µs.
     pub(crate) pause_us: Window,
+    /// Of that, until every vCPU had stopped and saved its registers, µs.
+    pub(crate) stop_us: Window,
+    /// To encrypt the checkpoint and give it to the kernel, as far as that took it at once, µs.
+    pub(crate) encode_us: Window,
     /// Pages in the checkpoint.
     pub(crate) dirty_pages: Window,
     /// Bytes sent for it, before encryption.
     pub(crate) sent_bytes: Window,
     /// From the end of the cut to the acknowledgement, µs.
-    pub(crate) commit_latency_us: Window,
+    pub(crate) commit_us: Window,
     /// How long the oldest output of the checkpoint had been held when it was released, µs.
     pub(crate) hold_us: Window,
     rate: Rate,
@@ -112,15 +111,15 @@ mod tests {
     #[test]
     fn a_window_forgets_the_oldest() {
         let mut window = Window::default();
-        assert_eq!(window.summary(), Summary::default());
+        assert_eq!(window.summary(), Figure::default());
         for sample in 0..100 {
             window.record(sample);
         }
-        assert_eq!(window.summary(), Summary { last: 99, p50: 49, p99: 98 });
+        assert_eq!(window.summary(), Figure { last: 99, p50: 49, p99: 98 });
         for _ in 0..WINDOW {
             window.record(7);
         }
-        assert_eq!(window.summary(), Summary { last: 7, p50: 7, p99: 7 });
+        assert_eq!(window.summary(), Figure { last: 7, p50: 7, p99: 7 });
     }
 
     #[test]

@@ -13,12 +13,10 @@ mod node;
 mod primary;
 mod report;
 mod server;
-mod session;
 mod signals;
 mod standby;
 mod stop;
 
-use std::path::Path;
 use std::time::Instant;
 
 use kemari_core::Generation;
@@ -80,12 +78,11 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
     let authority = Authority::open(&config.node.state_dir, &config.guest.name)?;
     let recorder = Recorder::open(&config.node.state_dir)?;
     let links = Links::new(&config.link, poll.registry().try_clone()?)?;
-    let server = Server::bind(Path::new(&config.node.control), poll.registry().try_clone()?, CONTROL)?;
+    let server = Server::bind(&config.node.control, poll.registry().try_clone()?, CONTROL)?;
     let machine = Machine::new(&config.machine())?;
     let sources = register(poll.registry(), &machine)?;
     log::info!("{} of guest {} is ready", config.node.name, config.guest.name);
-    let host =
-        Host { config, machine, machine_events: Vec::new(), authority, links, news: News::default(), recorder };
+    let host = Host { config, machine, machine_events: Vec::new(), authority, links, news: News::default(), recorder };
     let mut daemon = Daemon { node: Node::new(host)?, server, signals, sources };
     let result = daemon.turn(&mut poll);
     if let Err(error) = &result {
@@ -155,6 +152,7 @@ impl Daemon {
                 }
             }
             token if token.0 >= LINK_TOKENS => {
+                self.node.host.links.ready(token);
                 self.node.link_ready(token);
             }
             token => {
@@ -169,8 +167,8 @@ impl Daemon {
     /// Lets the node do what there is to do, and says what it has to say, until both are done. Returns whether to go on.
     fn settle(&mut self) -> Result<bool, DaemonError> {
         loop {
-            while let Some(session) = self.node.host.links.next_accepted() {
-                self.node.link_accepted(session);
+            while let Some(link) = self.node.host.links.next_accepted() {
+                self.node.link_accepted(link);
             }
             if !self.node.pump()? {
                 return Ok(false);

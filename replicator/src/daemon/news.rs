@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use kemari_control::{Event, Reply};
+use kemari_control::{Event, Reply, Status};
 
 /// Events kept for subscribers until the server takes them, which it does whenever the event loop turns.
 const EVENTS: usize = 1024;
@@ -38,6 +38,11 @@ impl News {
     /// Answers that it is not, and why.
     pub(super) fn refuse(&mut self, ticket: Ticket, reason: impl Into<String>) {
         self.answers.push_back((ticket, Reply::Refused { reason: reason.into() }));
+    }
+
+    /// Answers with the status.
+    pub(super) fn answer_status(&mut self, ticket: Ticket, status: Status) {
+        self.answers.push_back((ticket, Reply::Status(Box::new(status))));
     }
 
     pub(super) fn next_event(&mut self) -> Option<Event> {

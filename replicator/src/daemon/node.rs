@@ -18,11 +18,11 @@ use kemari_vmm::{MachineEvent, SourceId};
 use super::host::Host;
 use super::news::Ticket;
 use super::primary::Primary;
-use super::session::Session;
 use super::standby::{Promotion, Standby};
 use super::stop::Stop;
 use super::{DaemonError, Outcome, report};
 use crate::authority::Grant;
+use crate::link::Link;
 
 /// How long a farewell may take to leave before its link is dropped.
 const PARTING_LIMIT: Duration = Duration::from_secs(1);
@@ -45,7 +45,7 @@ pub(super) struct Node {
     role: Option<Role>,
     stop: Option<Stop>,
     /// Links that have only a farewell left to carry, and when to give up on it.
-    parting: Vec<(Instant, Session)>,
+    parting: Vec<(Instant, Link)>,
 }
 
 impl Node {
@@ -67,27 +67,27 @@ impl Node {
     }
 
     /// Every link this node has.
-    fn sessions(&mut self) -> impl Iterator<Item = &mut Session> {
+    fn links(&mut self) -> impl Iterator<Item = &mut Link> {
         let role = match &mut self.role {
-            Some(Role::Standby(standby)) => [standby.session.as_mut(), None],
-            Some(Role::Primary(primary)) => [primary.session.as_mut(), primary.rival.as_mut()],
+            Some(Role::Standby(standby)) => [standby.link.as_mut(), None],
+            Some(Role::Primary(primary)) => [primary.link.as_mut(), primary.rival.as_mut()],
             None => [None, None],
         };
-        role.into_iter().flatten().chain(self.parting.iter_mut().map(|(_, session)| session))
+        role.into_iter().flatten().chain(self.parting.iter_mut().map(|(_, link)| link))
     }
 
     /// The link with this token is ready.
     pub(super) fn link_ready(&mut self, token: mio::Token) {
-        if let Some(session) = self.sessions().find(|session| session.token() == token) {
-            session.ready();
+        if let Some(link) = self.links().find(|link| link.token() == token) {
+            link.ready();
         }
     }
 
     /// A peer that has the key has opened a link.
-    pub(super) fn link_accepted(&mut self, session: Session) {
+    pub(super) fn link_accepted(&mut self, link: Link) {
         match &mut self.role {
-            Some(Role::Standby(standby)) => standby.adopt(session),
-            Some(Role::Primary(primary)) => primary.meet_rival(session),
+            Some(Role::Standby(standby)) => standby.adopt(link),
+            Some(Role::Primary(primary)) => primary.meet_rival(link),
             None => {}
         }
     }
@@ -176,7 +176,8 @@ impl Node {
             return Ok(());
         }
         if let Ok(image) = standby.protocol.promotable() {
-            let reason = format!("not booted: this node can resume the guest from {image}; use `promote` without --cold-boot");
+            let reason =
+                format!("not booted: this node can resume the guest from {image}; use `promote` without --cold-boot");
             news.refuse(ticket, reason);
             return Ok(());
         }
@@ -212,7 +213,7 @@ impl Node {
             }
         };
         let generation = grant.generation();
-        let (promoted, promotion, session) = match standby.promote(generation) {
+        let (promoted, promotion, link) = match standby.promote(generation) {
             Ok(promoted) => promoted,
             Err(mut standby) => {
                 standby.refuse(now, &mut self.host, "the freeze did not hold");
@@ -220,7 +221,7 @@ impl Node {
                 return Ok(());
             }
         };
-        self.parting.extend(session.map(|session| (now + PARTING_LIMIT, session)));
+        self.parting.extend(link.map(|link| (now + PARTING_LIMIT, link)));
         // What the commits have written is in the image; from here the logs say what differs from it.
         self.host.machine.harvest(&mut PageSet::empty(self.host.machine.pages()))?;
         self.host.machine.load(&promoted.state)?;
@@ -284,7 +285,9 @@ impl Node {
     fn superseded(&mut self, generation: Generation) -> Result<(), DaemonError> {
         self.host.authority.follow(generation)?;
         self.become_standby(None)?;
-        let detail = format!("generation {generation} has taken over; the guest that ran here is stopped, its held output dropped");
+        let detail = format!(
+            "generation {generation} has taken over; the guest that ran here is stopped, its held output dropped"
+        );
         log::warn!("{detail}");
         self.host.news.emit("superseded", &detail);
         Ok(())
@@ -297,10 +300,10 @@ impl Node {
         let standby = Standby::new(&self.host, held)?;
         if let Some(Role::Primary(mut primary)) = self.role.replace(Role::Standby(Box::new(standby))) {
             primary.dismiss_waiters(&mut self.host.news);
-            let sessions = primary.session.take().into_iter().chain(primary.rival.take());
-            for mut session in sessions {
-                session.close_when_sent();
-                self.parting.push((Instant::now() + PARTING_LIMIT, session));
+            let links = primary.link.take().into_iter().chain(primary.rival.take());
+            for mut link in links {
+                link.close_when_sent();
+                self.parting.push((Instant::now() + PARTING_LIMIT, link));
             }
         }
         Ok(())
@@ -308,9 +311,9 @@ impl Node {
 
     fn part(&mut self) {
         let now = Instant::now();
-        self.parting.retain_mut(|(limit, session)| {
-            session.flush();
-            session.closed().is_none() && *limit > now
+        self.parting.retain_mut(|(limit, link)| {
+            link.flush();
+            link.closed().is_none() && *limit > now
         });
     }
 
@@ -353,7 +356,7 @@ impl Node {
     /// Sends what is left to say, as far as peers take it at once or soon.
     pub(super) fn farewell(&mut self) {
         let limit = Instant::now() + FAREWELL_LIMIT;
-        while Instant::now() < limit && self.sessions().any(|session| session.flush_farewell()) {
+        while Instant::now() < limit && self.links().any(|link| link.flush_farewell()) {
             std::thread::sleep(Duration::from_millis(1));
         }
     }

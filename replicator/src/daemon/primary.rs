@@ -11,17 +11,17 @@ use kemari_protocol::{Chunk, Message, refuse_as_primary};
 use kemari_vmm::{Machine, Output, SourceId};
 
 use super::handover::Handover;
+use super::host::Host;
 use super::metrics::Metrics;
 use super::news::{News, Ticket};
-use super::session::Session;
-use super::host::Host;
 use super::{DaemonError, Outcome};
 use crate::authority::Grant;
 use crate::config::Mode;
+use crate::link::Link;
 
 /// Plaintext waiting to be encrypted and sent above which no more is asked of a resync: enough to keep a fast link busy while
 /// the event loop does something else, small beside a guest.
-const RESYNC_QUEUE_BYTES: usize = 4 << 20;
+const RESYNC_QUEUE_BYTES: usize = 1 << 20;
 
 /// Why output does not leave.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,9 +39,9 @@ pub(crate) struct Primary {
     pub(super) generation: Generation,
     pub(super) protocol: Protocol,
     pub(super) gate: Gate<Output>,
-    pub(super) session: Option<Session>,
+    pub(super) link: Option<Link>,
     /// A link that another node opened, which must believe that it is primary, too.
-    pub(super) rival: Option<Session>,
+    pub(super) rival: Option<Link>,
     pub(super) peer: Peer,
     pub(super) metrics: Metrics,
     pub(super) handover: Option<Handover>,
@@ -55,7 +55,7 @@ pub(crate) struct Primary {
     awaiting: Option<Epoch>,
     /// Reused from one checkpoint to the next.
     dirty: PageSet,
-    outputs: Vec<Output>,
+    pub(super) outputs: Vec<Output>,
     /// When the oldest output of the epoch in progress was held.
     held_since: Option<Instant>,
     /// The same for the epochs in flight, oldest first.
@@ -75,20 +75,20 @@ impl Primary {
         let pages = host.machine.pages();
         let stale = if base.is_some() { PageSet::empty(pages) } else { PageSet::full(pages) };
         let mut protocol = Protocol::new(now, host.protocol_config()?, generation, base, stale)?;
-        let mut gate = Gate::new(generation, Epoch::FIRST, host.config.replication.held_limit_bytes());
+        let mut gate = Gate::new(generation, Epoch::FIRST, host.config.replication.held_limit_bytes);
         gate.open(grant.into_consent())?;
         protocol.gate_opened();
         Ok(Primary {
             generation,
             protocol,
             gate,
-            session: None,
+            link: None,
             rival: None,
             peer: Peer::Unseen,
             metrics: Metrics::default(),
             handover: None,
             mode: host.config.replication.mode,
-            max_epoch: host.config.replication.max_epoch(),
+            max_epoch: host.config.replication.max_epoch,
             epoch_begun: now,
             checkpoint_wanted: false,
             waiters: Vec::new(),
@@ -122,14 +122,12 @@ impl Primary {
     }
 
     /// Opens the gate by the operator's consent.
-    pub(super) fn run_unprotected(
-        &mut self,
-        now: Instant,
-        host: &mut Host,
-        ticket: Ticket,
-    ) -> Result<(), DaemonError> {
+    pub(super) fn run_unprotected(&mut self, now: Instant, host: &mut Host, ticket: Ticket) -> Result<(), DaemonError> {
         if self.protocol.phase() == Phase::Protected {
-            host.news.refuse(ticket, "the standby is in sync and gates the output; stop it first if the guest is to run alone");
+            host.news.refuse(
+                ticket,
+                "the standby is in sync and gates the output; stop it first if the guest is to run alone",
+            );
             return Ok(());
         }
         if self.handover.is_some() {
@@ -149,7 +147,9 @@ impl Primary {
             host.machine.run();
         }
         let held_since = self.held_since.take();
-        log::warn!("the guest runs unprotected by the operator's consent; output waited since {held_since:?} at {now:?}");
+        log::warn!(
+            "the guest runs unprotected by the operator's consent; output waited since {held_since:?} at {now:?}"
+        );
         host.news.emit("unprotected", "the guest runs unprotected, by the operator's consent");
         host.news.grant(ticket, "the guest runs unprotected until a standby is in sync");
         Ok(())
@@ -202,7 +202,7 @@ impl Primary {
         [
             epoch_end,
             self.protocol.next_timeout(),
-            self.session.as_ref().and_then(Session::next_timeout),
+            self.link.as_ref().and_then(Link::next_timeout),
             self.handover.as_ref().map(Handover::deadline),
         ]
         .into_iter()
@@ -246,12 +246,12 @@ impl Primary {
     }
 
     fn receive(&mut self, now: Instant) {
-        let Some(session) = &mut self.session else { return };
-        if session.just_came_up() {
+        let Some(link) = &mut self.link else { return };
+        if link.just_came_up() {
             self.protocol.link_up(now);
         }
         loop {
-            match session.receive() {
+            match link.receive() {
                 Ok(Some(message)) => self.protocol.receive(now, message),
                 Ok(None) => break,
                 Err(error) => {
@@ -260,9 +260,9 @@ impl Primary {
                 }
             }
         }
-        if let Some(reason) = session.closed() {
-            self.protocol.link_down(now, &reason);
-            self.session = None;
+        if let Some(reason) = link.closed() {
+            self.protocol.link_down(now, reason);
+            self.link = None;
         }
     }
 
@@ -272,8 +272,8 @@ impl Primary {
             Event::Dial => self.dial(now, host),
             Event::Close => {
                 self.transmit();
-                if let Some(session) = &mut self.session {
-                    session.close_when_sent();
+                if let Some(link) = &mut self.link {
+                    link.close_when_sent();
                 }
             }
             Event::Harvest => {
@@ -293,8 +293,8 @@ impl Primary {
                 host.authority.protect(self.generation)?;
                 host.news.emit("protected", "the standby's acknowledgements gate the guest's output");
             }
-            Event::PeerLost { reason, protected } => self.peer_gone(now, host, "peer-lost", reason, protected),
-            Event::PeerLeft { reason, protected } => self.peer_gone(now, host, "peer-left", reason, protected),
+            Event::PeerLost { reason, protected } => self.peer_gone(host, "peer-lost", reason, protected),
+            Event::PeerLeft { reason, protected } => self.peer_gone(host, "peer-left", reason, protected),
             Event::Refused { reason } => {
                 log::error!("no replication: {reason}");
                 host.news.emit("refused", &reason);
@@ -308,20 +308,13 @@ impl Primary {
     }
 
     fn dial(&mut self, now: Instant, host: &mut Host) {
-        match Session::dial(host) {
-            Ok(session) => self.session = Some(session),
+        match host.links.dial() {
+            Ok(link) => self.link = Some(link),
             Err(error) => self.protocol.link_down(now, &error.to_string()),
         }
     }
 
-    fn peer_gone(
-        &mut self,
-        now: Instant,
-        host: &mut Host,
-        event: &'static str,
-        reason: String,
-        protected: bool,
-    ) {
+    fn peer_gone(&mut self, host: &mut Host, event: &'static str, reason: String, protected: bool) {
         let consequence = if self.gate.consent().is_some() {
             "the guest runs unprotected, by consent"
         } else if protected {
@@ -350,7 +343,7 @@ impl Primary {
     ) -> Result<Option<Outcome>, DaemonError> {
         let image = proof.image();
         if let Some(latency) = self.protocol.status().commit_latency {
-            self.metrics.commit_latency_us.record(latency.as_micros() as u64);
+            self.metrics.commit_us.record(latency.as_micros() as u64);
         }
         while self.held_in_flight.front().is_some_and(|(epoch, _)| *epoch <= image.epoch) {
             if let Some((_, Some(since))) = self.held_in_flight.pop_front() {
@@ -425,6 +418,7 @@ impl Primary {
             host.machine.run();
         }
         let now = Instant::now();
+        self.metrics.stop_us.record(host.machine.timings().pause.as_micros() as u64);
         self.record_cut(now, now.duration_since(begun), epoch, state.len());
         let kept = if last { state.clone() } else { Vec::new() };
         self.protocol.send_checkpoint(now, Checkpoint { epoch, state, chunks, last })?;
@@ -434,6 +428,7 @@ impl Primary {
         self.epoch_begun = now;
         self.checkpoint_wanted = false;
         self.transmit();
+        self.metrics.encode_us.record(now.elapsed().as_micros() as u64);
         Ok((epoch, kept))
     }
 
@@ -451,29 +446,29 @@ impl Primary {
         let machine = &host.machine;
         let mut any = false;
         while self.protocol.wants_precopy()
-            && self.session.as_ref().is_some_and(|session| session.queued_bytes() < RESYNC_QUEUE_BYTES)
+            && self.link.as_ref().is_some_and(|link| link.queued_bytes() < RESYNC_QUEUE_BYTES)
         {
-            any |= self.protocol.precopy(Instant::now(), |run, into| {
-                machine.copy_pages(run, into).map_err(DaemonError::from)
-            })?;
+            any |= self
+                .protocol
+                .precopy(Instant::now(), |run, into| machine.copy_pages(run, into).map_err(DaemonError::from))?;
             self.transmit();
         }
         Ok(any)
     }
 
     pub(super) fn transmit(&mut self) {
-        let Some(session) = &mut self.session else {
+        let Some(link) = &mut self.link else {
             return;
         };
         while let Some(message) = self.protocol.transmit(Instant::now()) {
-            session.send(message);
+            link.send(message);
         }
-        session.flush();
+        link.flush();
     }
 
     /// Takes the link of a node that must believe that it is primary, too. The newest one counts.
-    pub(super) fn meet_rival(&mut self, session: Session) {
-        self.rival = Some(session);
+    pub(super) fn meet_rival(&mut self, link: Link) {
+        self.rival = Some(link);
     }
 
     /// Answers a rival's offer. Returns its generation if that is newer than ours.
@@ -490,7 +485,11 @@ impl Primary {
         match message {
             Some(Message::Offer(offer)) => {
                 let rivalry = refuse_as_primary(&host.config.node.name, self.generation, &offer);
-                log::warn!("{} offers itself as primary of generation {}, and is refused", offer.node, offer.generation);
+                log::warn!(
+                    "{} offers itself as primary of generation {}, and is refused",
+                    offer.node,
+                    offer.generation
+                );
                 rival.send(rivalry.answer);
                 rival.close_when_sent();
                 rival.flush();

@@ -50,8 +50,7 @@ impl Server {
     /// # Errors
     /// Another process listens there, or the path cannot be used.
     pub(super) fn bind(path: &Path, registry: Registry, token: Token) -> Result<Server, DaemonError> {
-        let mut listener =
-            listen(path).map_err(|source| DaemonError::Control { path: path.to_owned(), source })?;
+        let mut listener = listen(path).map_err(|source| DaemonError::Control { path: path.to_owned(), source })?;
         registry.register(&mut listener, token, Interest::READABLE)?;
         Ok(Server { listener, path: path.to_owned(), registry, connections: BTreeMap::new(), next: 0 })
     }

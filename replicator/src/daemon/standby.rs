@@ -3,21 +3,23 @@
 use std::time::Instant;
 
 use kemari_core::{Generation, Image};
-use kemari_protocol::standby::{Event, Held, Phase, Promoted, Standby as Protocol};
 use kemari_protocol::Chunk;
+use kemari_protocol::standby::{Event, Held, Phase, Promoted, Standby as Protocol};
 
 use super::host::Host;
 use super::news::Ticket;
-use super::session::Session;
 use super::{DaemonError, Outcome};
+use crate::link::Link;
 
 /// The standby's side of one guest.
 pub(super) struct Standby {
     pub(super) protocol: Protocol,
-    pub(super) session: Option<Session>,
+    pub(super) link: Option<Link>,
     /// Whether somebody wants this node promoted, and who waits for the answer.
     promotion: Option<Promotion>,
     nonce: u64,
+    /// Why there is no replication, if the last attempt failed.
+    pub(super) trouble: Option<String>,
 }
 
 /// Who asked for a promotion.
@@ -33,16 +35,16 @@ impl Standby {
     /// A standby that holds `held`: memory is as of that image.
     pub(super) fn new(host: &Host, held: Option<Held>) -> Result<Standby, DaemonError> {
         let protocol = Protocol::new(host.protocol_config()?, host.authority.generation(), held)?;
-        Ok(Standby { protocol, session: None, promotion: None, nonce: 0 })
+        Ok(Standby { protocol, link: None, promotion: None, nonce: 0, trouble: None })
     }
 
     /// Takes over a link that a peer has opened, if there is none yet.
-    pub(super) fn adopt(&mut self, session: Session) {
-        if self.session.is_some() {
-            log::info!("{}: refused: another primary is connected", session.peer());
+    pub(super) fn adopt(&mut self, link: Link) {
+        if self.link.is_some() {
+            log::info!("{}: refused: another primary is connected", link.peer());
             return;
         }
-        self.session = Some(session);
+        self.link = Some(link);
     }
 
     /// Begins a promotion: the answer comes as an outcome, or goes to the one who asked.
@@ -71,7 +73,7 @@ impl Standby {
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        [self.protocol.next_timeout(), self.session.as_ref().and_then(Session::next_timeout)].into_iter().flatten().min()
+        [self.protocol.next_timeout(), self.link.as_ref().and_then(Link::next_timeout)].into_iter().flatten().min()
     }
 
     /// Does everything there is to do.
@@ -99,12 +101,13 @@ impl Standby {
     /// Takes one message off the link, so that what it causes is done before the next: a bounded amount is in memory at any
     /// time. Returns whether there was something.
     fn receive(&mut self) -> bool {
-        let Some(session) = &mut self.session else { return false };
+        let Some(link) = &mut self.link else { return false };
         let now = Instant::now();
-        if session.just_came_up() {
+        if link.just_came_up() {
             self.protocol.link_up(now);
+            self.trouble = None;
         }
-        match session.receive() {
+        match link.receive() {
             Ok(Some(message)) => {
                 self.protocol.receive(now, message);
                 return true;
@@ -115,9 +118,9 @@ impl Standby {
                 return true;
             }
         }
-        if let Some(reason) = session.closed() {
-            self.protocol.link_down(now, &reason);
-            self.session = None;
+        if let Some(reason) = link.closed() {
+            self.protocol.link_down(now, reason);
+            self.link = None;
             return true;
         }
         false
@@ -129,15 +132,17 @@ impl Standby {
         match event {
             Event::Close => {
                 self.transmit();
-                if let Some(session) = &mut self.session {
-                    session.close_when_sent();
+                if let Some(link) = &mut self.link {
+                    link.close_when_sent();
                 }
             }
             Event::AdoptGeneration(generation) => {
                 host.authority.follow(generation)?;
                 self.protocol.adopted(now, generation);
             }
-            Event::Void => host.news.emit("resync", "the primary sends the whole guest; nothing to promote until it is done"),
+            Event::Void => {
+                host.news.emit("resync", "the primary sends the whole guest; nothing to promote until it is done")
+            }
             Event::Write(chunk) => write(host, &chunk)?,
             Event::Commit { chunks, .. } => {
                 for chunk in &chunks {
@@ -148,14 +153,19 @@ impl Standby {
             Event::Frozen => return Ok(true),
             Event::FreezeRefused { reason } => self.refuse(now, host, &reason),
             Event::PromoteRequested { image } => self.primary_yields(now, host, image),
-            Event::PeerLost { reason } => host.news.emit("peer-lost", &reason),
-            Event::PeerLeft { reason } => host.news.emit("peer-left", &reason),
+            Event::PeerLost { reason } => self.peer_gone(host, "peer-lost", reason),
+            Event::PeerLeft { reason } => self.peer_gone(host, "peer-left", reason),
             Event::Refused { reason } => {
                 log::error!("no replication: {reason}");
-                host.news.emit("refused", &reason);
+                self.peer_gone(host, "refused", reason);
             }
         }
         Ok(false)
+    }
+
+    fn peer_gone(&mut self, host: &mut Host, event: &str, reason: String) {
+        host.news.emit(event, &reason);
+        self.trouble = Some(reason);
     }
 
     /// Loads the image's state and reads it back, as a promotion would; nothing runs, and memory stays as it is.
@@ -164,7 +174,9 @@ impl Standby {
         let begun = Instant::now();
         let result = host.machine.load(state).and_then(|()| host.machine.read_back(state));
         match &result {
-            Ok(()) => host.news.emit("rehearsed", &format!("a checkpoint was loaded and read back in {:?}", begun.elapsed())),
+            Ok(()) => {
+                host.news.emit("rehearsed", &format!("a checkpoint was loaded and read back in {:?}", begun.elapsed()))
+            }
             Err(error) => {
                 log::error!("this host cannot load the guest: {error}");
                 host.news.emit("rehearsal-failed", &error.to_string());
@@ -205,16 +217,16 @@ impl Standby {
     pub(super) fn promote(
         mut self,
         generation: Generation,
-    ) -> Result<(Promoted, Option<Promotion>, Option<Session>), Box<Standby>> {
+    ) -> Result<(Promoted, Option<Promotion>, Option<Link>), Box<Standby>> {
         match self.protocol.promote(generation) {
             Ok(mut promoted) => {
-                if let Some(session) = &mut self.session {
+                if let Some(link) = &mut self.link {
                     for message in promoted.farewell.drain(..) {
-                        session.send(message);
+                        link.send(message);
                     }
-                    session.close_when_sent();
+                    link.close_when_sent();
                 }
-                Ok((promoted, self.promotion, self.session))
+                Ok((promoted, self.promotion, self.link))
             }
             Err(protocol) => Err(Box::new(Standby { protocol: *protocol, ..self })),
         }
@@ -222,11 +234,11 @@ impl Standby {
 
     /// Sends what there is to send.
     pub(super) fn transmit(&mut self) {
-        let Some(session) = &mut self.session else { return };
+        let Some(link) = &mut self.link else { return };
         while let Some(message) = self.protocol.transmit(Instant::now()) {
-            session.send(message);
+            link.send(message);
         }
-        session.flush();
+        link.flush();
     }
 }
 

@@ -1,0 +1,247 @@
+//! The command line.
+//!
+//! Exit status: 0 if what was asked for is done, 1 if not (the reason is on stderr), 2 if the command line makes no sense.
+
+mod show;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use kemari_control::{Client, Reply, Request};
+
+use crate::authority::Authority;
+use crate::config::Config;
+use crate::link::Key;
+use crate::{check, daemon, demo, logging};
+
+/// Why a command failed, as the operator is told.
+type Failure = Box<dyn std::error::Error>;
+
+/// Keeps a KVM guest alive when its host dies.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run this node of a guest: as standby-or-nothing, until it is told otherwise
+    Run {
+        /// The guest's configuration
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Log to syslog rather than to stderr
+        #[arg(long)]
+        syslog: bool,
+    },
+    /// Say what a configuration lacks on this host, and what to do about it
+    Check {
+        /// The guest's configuration
+        config: PathBuf,
+    },
+    /// Name this node as the one that boots a new guest
+    Create {
+        /// The guest's configuration
+        config: PathBuf,
+    },
+    /// Make a key, to be copied to the other node
+    Keygen {
+        /// The file to be made, for root only
+        file: PathBuf,
+    },
+    /// Show what the node is doing
+    Status {
+        #[command(flatten)]
+        node: Node,
+        /// Show it again and again
+        #[arg(long, conflicts_with = "json")]
+        watch: bool,
+        /// As one line of JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run the guest here: resume it from the image held, or boot it if it never ran
+    Promote {
+        #[command(flatten)]
+        node: Node,
+        /// Boot it from its disk although it did run: what it had in memory is forgotten
+        #[arg(long)]
+        cold_boot: bool,
+    },
+    /// Stop running the guest here, after a final checkpoint that both nodes hold
+    Demote(Node),
+    /// Commit a checkpoint now
+    Checkpoint(Node),
+    /// Hand the guest over to the standby
+    Handover(Node),
+    /// Let the guest go on without standby: your word that the standby will not be promoted
+    RunUnprotected(Node),
+    /// End the replicator: hand over if there is a standby in sync, else shut the guest down
+    Stop(Node),
+    /// Show what happens, as it happens
+    Events {
+        #[command(flatten)]
+        node: Node,
+        /// As lines of JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show on this machine alone how a guest survives: two nodes, a client, two kills (needs root and /dev/kvm)
+    Demo(demo::Options),
+    /// Print what your shell needs to complete these commands
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Which replicator to talk to.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct Node {
+    /// The guest's configuration, which names the control socket
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The control socket itself
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+impl Node {
+    fn connect(&self) -> Result<Client, Failure> {
+        let path = match (&self.socket, &self.config) {
+            (Some(socket), _) => socket.clone(),
+            (None, Some(config)) => Config::load(config)?.node.control,
+            (None, None) => return Err("name the node with --config or --socket".into()),
+        };
+        Ok(Client::connect(&path)?)
+    }
+
+    /// Has the node do something, and says what it says about it.
+    fn order(&self, request: &Request) -> Result<(), Failure> {
+        match self.connect()?.request(request)? {
+            Reply::Done { detail } => Ok(writeln!(io::stdout(), "{detail}")?),
+            Reply::Refused { reason } => Err(reason.into()),
+            Reply::Status(_) => Err("the answer is to something else".into()),
+        }
+    }
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    match execute(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        // `status | head` is no failure.
+        Err(failure) if is_broken_pipe(failure.as_ref()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            for line in failure.to_string().lines() {
+                eprintln!("kemari-replicator: {line}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(failure: &(dyn std::error::Error + 'static)) -> bool {
+    failure.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn execute(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Run { config, syslog } => {
+            let config = Config::load(&config)?;
+            logging::start(syslog)?;
+            Ok(daemon::run(config)?)
+        }
+        Command::Check { config } => check::run(&Config::load(&config)?, &mut io::stdout()),
+        Command::Create { config } => create(&Config::load(&config)?),
+        Command::Keygen { file } => {
+            Key::generate(&file)?;
+            Ok(writeln!(io::stdout(), "{}: made; copy it to the other node, for root only there, too", file.display())?)
+        }
+        Command::Status { node, watch, json } => status(&node, watch, json),
+        Command::Promote { node, cold_boot } => node.order(&Request::Promote { cold_boot }),
+        Command::Demote(node) => node.order(&Request::Demote),
+        Command::Checkpoint(node) => node.order(&Request::Checkpoint),
+        Command::Handover(node) => node.order(&Request::Handover),
+        Command::RunUnprotected(node) => node.order(&Request::RunUnprotected),
+        Command::Stop(node) => node.order(&Request::Stop),
+        Command::Events { node, json } => events(&node, json),
+        Command::Demo(options) => Ok(demo::run(&options)?),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "kemari-replicator", &mut io::stdout());
+            Ok(())
+        }
+    }
+}
+
+fn create(config: &Config) -> Result<(), Failure> {
+    let generation = Authority::open(&config.node.state_dir, &config.guest.name)?.create()?;
+    writeln!(
+        io::stdout(),
+        "guest {} created (generation {generation}); `promote` on this node boots it",
+        config.guest.name
+    )?;
+    Ok(())
+}
+
+fn status(node: &Node, watch: bool, json: bool) -> Result<(), Failure> {
+    let mut client = node.connect()?;
+    let mut out = io::stdout().lock();
+    loop {
+        let status = client.status()?;
+        if json {
+            serde_json::to_writer(&mut out, &status)?;
+            writeln!(out)?;
+        } else {
+            if watch {
+                // Home, and clear to the end of the screen (ECMA-48).
+                write!(out, "\x1b[H\x1b[J")?;
+            }
+            show::status(&mut out, &status)?;
+        }
+        if !watch {
+            return Ok(());
+        }
+        out.flush()?;
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+fn events(node: &Node, json: bool) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    for event in node.connect()?.events()? {
+        let event = event?;
+        if json {
+            serde_json::to_writer(&mut out, &event)?;
+            writeln!(out)?;
+        } else {
+            show::event(&mut out, &event)?;
+        }
+        out.flush()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_node_is_named_once() {
+        assert!(Cli::try_parse_from(["kemari-replicator", "status"]).is_err());
+        assert!(Cli::try_parse_from(["kemari-replicator", "status", "--config", "a", "--socket", "b"]).is_err());
+        assert!(Cli::try_parse_from(["kemari-replicator", "promote", "--cold-boot", "--socket", "b"]).is_ok());
+    }
+}
