@@ -1,10 +1,37 @@
 //! The serial port: a 16550 and where its bytes go.
+//!
+//! What the guest sends is output like any other: it is kept here while the gate holds a promise of it ([`Output`]), and
+//! reaches the sink when that is released. What is kept is part of the saved state, so it comes out again after a failover:
+//! every byte at least once.
 
+mod port;
+mod pty;
+mod sink;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use vmm_sys_util::eventfd::EventFd;
+use kemari_core::Released;
+use serde::{Deserialize, Serialize};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::{DeviceId, Output};
+use crate::i8042::codec::{decode, encode};
+use crate::output::Payload;
+use crate::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Output, Source, SourceId, StateError};
+use port::{Port, RECEIVE_BYTES_MAX, UartState};
+use sink::Outlet;
+
+const KIND: &str = "serial";
+const STATE_VERSION: u16 = 1;
+
+/// Index of the port among the sources: the guest has sent something, or has room to receive.
+const PORT: u8 = 0;
+/// Index of the sink.
+const SINK: u8 = 1;
 
 /// Where the bytes of a [`Serial`] go, and where those for the guest come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,10 +61,76 @@ pub struct ConsoleStats {
 
 /// Why a sink cannot be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum SinkError {}
+pub enum SinkError {
+    /// A file.
+    #[error("console file {path} cannot be opened for appending")]
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A pseudo-terminal, or the link to it.
+    #[error("no pseudo-terminal with a link to it at {path} can be made")]
+    Pty {
+        /// Path of the link.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A socket.
+    #[error("console socket {path} cannot be made")]
+    Socket {
+        /// Its path.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A live socket.
+    #[error("console socket {path} is in use by another process; give this console a path of its own")]
+    InUse {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// Something else is where the console is to be.
+    #[error("{path} exists and is not a console left behind; remove it or give the console another path")]
+    Occupied {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Out of file descriptors or memory.
+    #[error("the console cannot be polled")]
+    Poll {
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ConsoleState {
+    uart: UartState,
+    /// Bytes that the guest has sent and that are not known to be out.
+    unreleased: Vec<u8>,
+}
 
 /// A serial port (16550A) of the guest.
-pub struct Serial {}
+pub struct Serial {
+    id: DeviceId,
+    port: Arc<Port>,
+    outlet: Outlet,
+    hold: bool,
+    started: bool,
+    backpressure: bool,
+    /// Grows with each load: output of an earlier history is never performed.
+    history: u64,
+    /// Bytes taken from the guest and not released, oldest first.
+    held: VecDeque<u8>,
+    /// How many of them the gate knows of.
+    promised: usize,
+    /// Input that the guest had no room for.
+    typed: Vec<u8>,
+    received_bytes: u64,
+}
 
 impl Serial {
     /// Bytes of its port window (COM1: from 0x3f8).
@@ -49,54 +142,162 @@ impl Serial {
     /// # Errors
     /// The sink cannot be opened.
     pub fn new(id: DeviceId, irq: EventFd, sink: &Sink, hold: bool) -> Result<Serial, SinkError> {
-        todo!()
+        let wake = EventFd::new(EFD_NONBLOCK).map_err(|source| SinkError::Poll { source })?;
+        Ok(Serial {
+            id,
+            port: Arc::new(Port::new(irq, wake)),
+            outlet: Outlet::open(sink)?,
+            hold,
+            started: false,
+            backpressure: false,
+            history: 0,
+            held: VecDeque::new(),
+            promised: 0,
+            typed: Vec::with_capacity(RECEIVE_BYTES_MAX),
+            received_bytes: 0,
+        })
     }
 
     /// Its counters.
     #[must_use]
     pub fn stats(&self) -> ConsoleStats {
-        todo!()
+        ConsoleStats {
+            held_bytes: self.held.len() as u64,
+            written_bytes: self.outlet.written_bytes,
+            dropped_bytes: self.outlet.lost_bytes + self.port.lost_bytes(),
+            received_bytes: self.received_bytes,
+        }
+    }
+
+    /// Takes what the guest has sent.
+    fn take(&mut self, outputs: &mut Vec<Output>) {
+        if !self.started || self.backpressure {
+            return;
+        }
+        self.port.take_sent(&mut self.held);
+        let bytes = self.held.len() - self.promised;
+        if !self.hold {
+            self.outlet.write(self.held.drain(..));
+        } else if bytes > 0 {
+            self.promised += bytes;
+            outputs.push(Output::new(self.id, Payload::Console { bytes, history: self.history }));
+        }
+    }
+
+    /// Gives the guest what was typed, for as long as it has room. What comes while the port is stopped is for nobody.
+    fn receive(&mut self) {
+        if !self.started {
+            self.typed.clear();
+            let mut nobody = [0; RECEIVE_BYTES_MAX];
+            while self.outlet.read(&mut nobody) > 0 {}
+            return;
+        }
+        loop {
+            if self.typed.is_empty() {
+                // Without room nothing is read: the port says when it has some again.
+                let room = self.port.receive_room().min(RECEIVE_BYTES_MAX);
+                let mut bytes = [0; RECEIVE_BYTES_MAX];
+                let count = if room > 0 { self.outlet.read(&mut bytes[..room]) } else { 0 };
+                self.typed.extend(&bytes[..count]);
+            }
+            let count = self.port.receive(&self.typed);
+            if count == 0 {
+                return;
+            }
+            self.typed.drain(..count);
+            self.received_bytes += count as u64;
+        }
     }
 }
 
-impl crate::Device for Serial {
+impl Device for Serial {
     fn id(&self) -> DeviceId {
-        todo!()
+        self.id
     }
-    fn bus(&self) -> std::sync::Arc<dyn crate::BusDevice> {
-        todo!()
+
+    fn bus(&self) -> Arc<dyn BusDevice> {
+        self.port.clone()
     }
-    fn sources(&self) -> Vec<crate::Source> {
-        todo!()
+
+    fn sources(&self) -> Vec<Source> {
+        [(self.port.wake_fd(), PORT), (self.outlet.fd(), SINK)]
+            .map(|(fd, index)| Source { fd, id: SourceId { device: self.id, index }, interest: Interest::Readable })
+            .into()
     }
-    fn service(&mut self, _: crate::SourceId, _: &mut Vec<Output>, _: &mut Vec<crate::DeviceEvent>) {
-        todo!()
+
+    fn service(&mut self, source: SourceId, outputs: &mut Vec<Output>, _events: &mut Vec<DeviceEvent>) {
+        match source.index {
+            PORT => {
+                self.take(outputs);
+                self.receive();
+            }
+            SINK => {
+                self.outlet.service();
+                self.receive();
+            }
+            _ => {}
+        }
     }
-    fn collect(&mut self, _: &mut Vec<Output>) {
-        todo!()
+
+    fn collect(&mut self, outputs: &mut Vec<Output>) {
+        self.take(outputs);
     }
-    fn release(&mut self, _: kemari_core::Released<Output>) {
-        todo!()
+
+    fn release(&mut self, output: Released<Output>) {
+        if let Payload::Console { bytes, history } = output.into_inner().payload
+            && history == self.history
+        {
+            let bytes = bytes.min(self.promised);
+            self.promised -= bytes;
+            self.outlet.write(self.held.drain(..bytes));
+        }
     }
-    fn set_backpressure(&mut self, _: bool) {
-        todo!()
+
+    fn set_backpressure(&mut self, full: bool) {
+        if self.backpressure && !full {
+            self.port.wake();
+        }
+        self.backpressure = full;
+        self.port.set_backpressure(full);
     }
+
     fn start(&mut self) {
-        todo!()
+        self.started = true;
+        self.port.set_started(true);
+        self.port.wake();
     }
+
     fn stop(&mut self) {
-        todo!()
+        self.started = false;
+        self.port.set_started(false);
     }
+
     fn kind(&self) -> &'static str {
-        todo!()
+        KIND
     }
+
     fn state_version(&self) -> u16 {
-        todo!()
+        STATE_VERSION
     }
-    fn save(&self, _: &mut Vec<u8>) {
-        todo!()
+
+    fn save(&self, into: &mut Vec<u8>) {
+        let (uart, sent) = self.port.save();
+        let unreleased = self.held.iter().copied().chain(sent).collect();
+        encode(&ConsoleState { uart, unreleased }, into);
     }
-    fn load(&mut self, _: u16, _: &[u8]) -> Result<(), crate::StateError> {
-        todo!()
+
+    fn load(&mut self, version: u16, state: &[u8]) -> Result<(), StateError> {
+        let ConsoleState { uart, unreleased } = decode(KIND, STATE_VERSION, version, state)?;
+        if uart.received_bytes() > RECEIVE_BYTES_MAX {
+            let what = format!("{} bytes received, where {RECEIVE_BYTES_MAX} fit", uart.received_bytes());
+            return Err(StateError::Invalid { kind: KIND, what });
+        }
+        self.stop();
+        self.history += 1;
+        self.held = unreleased.into();
+        self.promised = 0;
+        self.typed.clear();
+        self.port.load(&uart);
+        Ok(())
     }
 }
