@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::{COUNTER, COUNTER_PAGES, ENTRY, Guest, booted, changed, has_kvm, unbooted};
 use kemari_core::PageRun;
-use kemari_vmm::{Error, LoadError, MachineEvent};
+use kemari_vmm::{Error, LoadError, Machine, MachineEvent};
 
 const A_WHILE: Duration = Duration::from_millis(50);
 
@@ -359,6 +359,48 @@ fn two_machines_of_a_host_have_one_layout() {
         println!("{key} = {value}");
         assert!(!value.is_empty() && key.len() + value.len() < 200, "{key} = {value}");
     }
+}
+
+#[test]
+fn the_kernel_is_told_what_it_must_know() {
+    if !has_kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let (kernel, initrd) = (dir.path().join("kernel"), dir.path().join("initrd"));
+    std::fs::write(&kernel, common::elf(&[(ENTRY, COUNTER)])).expect("written");
+    std::fs::write(&initrd, [0x5a; 5000]).expect("written");
+    let mut config = common::config(kernel, 1);
+    config.initrd = Some(initrd);
+    let mut guest = Guest { machine: Machine::new(&config).expect("a machine"), dir };
+    guest.machine.boot().expect("booted");
+    let info: Vec<u32> = (0..14).map(|index| guest.word(0x6000 + index * 4)).collect();
+    let [magic, version, _, modules, module, _, cmdline, _, rsdp, _, map, _, entries, _] = info[..] else {
+        panic!("14 words")
+    };
+    assert_eq!((magic, version, modules, rsdp, entries), (0x336e_c578, 1, 1, 0, 3));
+    let memory = guest.memory();
+    assert!(memory[cmdline as usize..].starts_with(b"quiet\0"));
+    let field = |at: u32| guest.word(u64::from(at));
+    let ram_end = common::MEMORY_MIB as u32 * (1 << 20);
+    assert_eq!((field(map + 48), field(map + 48 + 8), field(map + 48 + 16)), (0x10_0000, ram_end - 0x10_0000, 1));
+    let (begin, bytes) = (field(module) as usize, field(module + 8) as usize);
+    assert_eq!(bytes, 5000);
+    assert!(begin % 4096 == 0 && memory[begin..begin + bytes].iter().all(|byte| *byte == 0x5a));
+    assert!(memory[0x9_fc00..].starts_with(b"_MP_"));
+}
+
+#[test]
+fn a_kernel_that_is_none_is_refused() {
+    if !has_kvm() {
+        return;
+    }
+    let mut guest = unbooted(&[(ENTRY, COUNTER)], 1);
+    let kernel = guest.dir.path().join("kernel");
+    std::fs::write(&kernel, b"#!/bin/sh").expect("written");
+    assert!(matches!(guest.machine.boot(), Err(Error::Kernel { .. })));
+    std::fs::remove_file(&kernel).expect("removed");
+    assert!(matches!(guest.machine.boot(), Err(Error::File { path, .. }) if path == kernel));
 }
 
 #[test]
