@@ -33,6 +33,9 @@ const PORT: u8 = 0;
 /// Index of the sink.
 const SINK: u8 = 1;
 
+/// Reads of unwanted input before the event loop gets its turn again.
+const DISCARD_ROUNDS: usize = 16;
+
 /// Where the bytes of a [`Serial`] go, and where those for the guest come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sink {
@@ -184,13 +187,11 @@ impl Serial {
         }
     }
 
-    /// Gives the guest what was typed, for as long as it has room. What comes while the port is stopped is for nobody.
+    /// Gives the guest what was typed, for as long as it has room.
     fn receive(&mut self) {
         if !self.started {
             self.typed.clear();
-            let mut nobody = [0; RECEIVE_BYTES_MAX];
-            while self.outlet.read(&mut nobody) > 0 {}
-            return;
+            return self.discard_input();
         }
         loop {
             if self.typed.is_empty() {
@@ -207,6 +208,17 @@ impl Serial {
             self.typed.drain(..count);
             self.received_bytes += count as u64;
         }
+    }
+
+    /// What comes while the port is stopped is for nobody.
+    fn discard_input(&mut self) {
+        let mut nobody = [0; 4096];
+        for _ in 0..DISCARD_ROUNDS {
+            if self.outlet.read(&mut nobody) == 0 {
+                return;
+            }
+        }
+        self.port.wake();
     }
 }
 

@@ -112,13 +112,20 @@ impl Outlet {
                 accepted = Some(stream);
             }
         }
-        let Some(stream) = accepted else { return };
-        let fd = stream.as_raw_fd();
-        *client = Some(stream);
-        self.unread.clear();
-        if let Err(error) = self.watch(fd) {
-            log::warn!("serial port: client cannot be served: {error}");
+        if let Some(stream) = accepted {
             self.hang_up();
+            self.serve(stream);
+        }
+    }
+
+    fn serve(&mut self, stream: UnixStream) {
+        match self.watch(stream.as_raw_fd()) {
+            Ok(()) => {
+                if let Kind::Socket { client, .. } = &mut self.kind {
+                    *client = Some(stream);
+                }
+            }
+            Err(error) => log::warn!("serial port: client cannot be served: {error}"),
         }
     }
 
