@@ -1,7 +1,6 @@
 //! The negative controls: each known bug, planted, must make a round fail.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use kemari_core::sabotage::Bug;
@@ -39,39 +38,12 @@ impl Control {
 /// Why no control could be played.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ControlError {
-    /// cargo is not there, or fails.
-    #[error("cannot build a replicator with the feature `sabotage`: {0}; name one with --sabotage-binary")]
-    Build(String),
     /// No such bug.
     #[error("there is no bug {0:?}; there are {known}", known = Bug::ALL.map(Bug::name).join(", "))]
     UnknownBug(String),
     /// A round cannot begin.
     #[error(transparent)]
     Site(#[from] SiteError),
-}
-
-/// Builds a replicator in which bugs can be planted, apart from the real one. Returns where it is.
-pub(crate) fn build() -> Result<PathBuf, ControlError> {
-    let error = |error: std::io::Error| ControlError::Build(error.to_string());
-    let program = std::env::current_exe().map_err(error)?;
-    let target = match program.ancestors().nth(2) {
-        Some(target) => target.join("sabotage"),
-        None => return Err(ControlError::Build(format!("{} is in no target directory", program.display()))),
-    };
-    eprintln!("building a replicator with the feature `sabotage` in {}", target.display());
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
-        .args(["build", "--release", "--locked", "--package", "kemari-replicator", "--features", "sabotage"])
-        .arg("--target-dir")
-        .arg(&target)
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
-        .status()
-        .map_err(error)?;
-    if status.success() {
-        Ok(target.join("release/kemari-replicator"))
-    } else {
-        Err(ControlError::Build(status.to_string()))
-    }
 }
 
 /// Plays the controls: one round without a bug, then one for each, or for the one that is named.

@@ -10,6 +10,7 @@
 mod aim;
 mod controls;
 mod kill;
+mod program;
 mod random;
 mod report;
 mod round;
@@ -35,7 +36,7 @@ struct Arguments {
     /// Where the random choices begin; the same seed makes the same choices [default: drawn from the clock]
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
-    /// The replicator to be tested [default: the one beside this program]
+    /// The replicator to be tested [default: built now]
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
     /// When checkpoints are cut
@@ -88,7 +89,7 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
     if arguments.controls {
         let binary = match &arguments.sabotage_binary {
             Some(path) => path.clone(),
-            None => controls::build()?,
+            None => program::build_with_sabotage()?,
         };
         let results = controls::run(&binary, mode, seed, arguments.bug.as_deref())?;
         report::controls(&results, arguments.json)?;
@@ -96,7 +97,7 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
     }
     let binary = match &arguments.binary {
         Some(path) => path.clone(),
-        None => std::env::current_exe()?.with_file_name("kemari-replicator"),
+        None => program::build()?,
     };
     let mut outcome = Outcome::new(seed, arguments.kills);
     for (round_seed, kills) in (seed..).zip(rounds(arguments.kills)) {
