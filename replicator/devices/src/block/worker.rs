@@ -1,0 +1,145 @@
+//! The thread that does a disk's I/O, one request after the other.
+//!
+//! One FIFO is what makes order correctness: a flush follows the writes that were released before it, and two writes of the
+//! same sectors reach them in the guest's order.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::sync::mpsc::{Receiver, SendError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::buffer::Buffer;
+
+/// Names a request. No disk ever uses one twice, so what comes back late finds nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct RequestId(pub(super) u64);
+
+/// What to do with the image. Offsets and lengths are in bytes.
+#[derive(Debug)]
+pub(super) enum Work {
+    Read {
+        offset: u64,
+        buffer: Buffer,
+    },
+    Write {
+        offset: u64,
+        buffer: Buffer,
+        /// Complete only when it is on stable storage: for a driver that does not flush.
+        durable: bool,
+    },
+    Flush,
+}
+
+/// Work for the thread.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) id: RequestId,
+    pub(super) work: Work,
+}
+
+/// Work that was done.
+#[derive(Debug)]
+pub(super) struct Completion {
+    pub(super) id: RequestId,
+    pub(super) work: Work,
+    pub(super) result: io::Result<()>,
+}
+
+/// The event loop's end of the thread. When it is dropped, the thread does what it has and ends.
+#[derive(Debug)]
+pub(super) struct Worker {
+    jobs: Sender<Job>,
+    done: Arc<Done>,
+    /// Handed to the thread and not yet [taken back](Worker::take_done).
+    submitted: usize,
+}
+
+#[derive(Debug)]
+struct Done {
+    completions: Mutex<Vec<Completion>>,
+    /// Never read: a write makes an edge-triggered poller look again whatever the count is.
+    event: EventFd,
+}
+
+impl Done {
+    fn lock(&self) -> MutexGuard<'_, Vec<Completion>> {
+        self.completions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, completion: Completion) {
+        let mut completions = self.lock();
+        completions.push(completion);
+        let first = completions.len() == 1;
+        drop(completions);
+        if first {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        // A count at its maximum (EAGAIN) has been signalled often enough.
+        let _ = self.event.write(1);
+    }
+}
+
+impl Worker {
+    /// # Errors
+    /// No eventfd or no thread is to be had.
+    pub(super) fn start(name: String, file: File) -> io::Result<Worker> {
+        let done = Arc::new(Done { completions: Mutex::new(Vec::new()), event: EventFd::new(EFD_NONBLOCK)? });
+        let (jobs, queue) = channel();
+        let theirs = Arc::clone(&done);
+        thread::Builder::new().name(name).spawn(move || run(&file, &queue, &theirs))?;
+        Ok(Worker { jobs, done, submitted: 0 })
+    }
+
+    pub(super) fn fd(&self) -> RawFd {
+        self.done.event.as_raw_fd()
+    }
+
+    /// Makes the event loop look here.
+    pub(super) fn wake(&self) {
+        self.done.wake();
+    }
+
+    pub(super) fn submit(&mut self, job: Job) {
+        self.submitted += 1;
+        if let Err(SendError(Job { id, work })) = self.jobs.send(job) {
+            self.done.push(Completion { id, work, result: Err(io::ErrorKind::BrokenPipe.into()) });
+        }
+    }
+
+    pub(super) fn submitted(&self) -> usize {
+        self.submitted
+    }
+
+    /// Moves what was done to `into`, in order.
+    pub(super) fn take_done(&mut self, into: &mut Vec<Completion>) {
+        let mut completions = self.done.lock();
+        self.submitted -= completions.len();
+        into.append(&mut completions);
+    }
+}
+
+fn run(file: &File, queue: &Receiver<Job>, done: &Done) {
+    while let Ok(Job { id, mut work }) = queue.recv() {
+        let result = perform(file, &mut work);
+        done.push(Completion { id, work, result });
+    }
+}
+
+fn perform(file: &File, work: &mut Work) -> io::Result<()> {
+    match work {
+        Work::Read { offset, buffer } => file.read_exact_at(buffer, *offset),
+        Work::Write { offset, buffer, durable } => {
+            file.write_all_at(buffer, *offset)?;
+            if *durable { file.sync_data() } else { Ok(()) }
+        }
+        Work::Flush => file.sync_data(),
+    }
+}
