@@ -1,5 +1,7 @@
 //! Page content on its way: a few runs of pages and their bytes, copied once at each end.
 
+use std::collections::VecDeque;
+
 use kemari_core::{PAGE_SIZE, PageRun, PageSet};
 
 use crate::limits::CHUNK_PAGES;
@@ -72,7 +74,8 @@ impl Chunk {
         pages: &PageSet,
         mut copy: impl FnMut(PageRun, &mut Vec<u8>) -> Result<(), E>,
     ) -> Result<Vec<Chunk>, E> {
-        batches(pages.runs()).map(|runs| Chunk::copied(runs, &mut copy)).collect()
+        let mut runs = pages.runs().collect();
+        std::iter::from_fn(|| next_batch(&mut runs)).map(|batch| Chunk::copied(batch, &mut copy)).collect()
     }
 
     /// One chunk of `runs`, filled by `copy`.
@@ -167,19 +170,20 @@ fn parse_run(entry: &[u8; 12]) -> PageRun {
     PageRun { first: u64::from_le_bytes(first), count: u32::from_le_bytes(count).into() }
 }
 
-/// Cuts runs into batches of at most [`CHUNK_PAGES`] pages, filling each before the next.
-pub(crate) fn batches(runs: impl Iterator<Item = PageRun>) -> impl Iterator<Item = Vec<PageRun>> {
-    let mut runs = runs;
-    let mut left: Option<PageRun> = None;
-    std::iter::from_fn(move || {
-        let (mut batch, mut room) = (Vec::new(), CHUNK_PAGES);
-        while room > 0 {
-            let Some(run) = left.take().or_else(|| runs.next()) else { break };
-            let count = run.count.min(room);
-            batch.push(PageRun { first: run.first, count });
-            room -= count;
-            left = (run.count > count).then_some(PageRun { first: run.first + count, count: run.count - count });
+/// Takes the next pages off the front of `runs`: as many as fit a chunk.
+pub(crate) fn next_batch(runs: &mut VecDeque<PageRun>) -> Option<Vec<PageRun>> {
+    let (mut batch, mut room) = (Vec::new(), CHUNK_PAGES);
+    while room > 0
+        && let Some(run) = runs.front_mut()
+    {
+        let count = run.count.min(room);
+        batch.push(PageRun { first: run.first, count });
+        room -= count;
+        if run.count > count {
+            *run = PageRun { first: run.first + count, count: run.count - count };
+        } else {
+            runs.pop_front();
         }
-        (!batch.is_empty()).then_some(batch)
-    })
+    }
+    (!batch.is_empty()).then_some(batch)
 }

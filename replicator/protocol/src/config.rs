@@ -101,6 +101,20 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Whether a peer that sends something every `heartbeat_ms` is heard in time; a sentence that names both if not.
+    pub(crate) fn check_peer(&self, peer: &str, heartbeat_ms: u32) -> Result<(), String> {
+        let heartbeat = Duration::from_millis(heartbeat_ms.into());
+        if heartbeat * 2 <= self.peer_timeout {
+            return Ok(());
+        }
+        Err(format!(
+            "{peer} sends a heartbeat every {heartbeat:?}, but {} takes it for lost after {:?}; configure both alike",
+            self.node, self.peer_timeout
+        ))
+    }
+}
+
 /// Past this a timeout is a mistake; it also keeps sums of instants far from overflow.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(3600);
 

@@ -11,13 +11,16 @@
 //!
 //! Messages are taken off the queue in the order of sending; a driver with a slow link may leave them there.
 
+mod checkpoint;
 mod chunk;
 mod codec;
 mod config;
 pub mod limits;
+mod link;
 mod message;
 pub mod primary;
 pub mod standby;
+mod violation;
 
 pub use chunk::{Chunk, ChunkError};
 pub use codec::{DecodeError, Decoder, Frame};

@@ -65,6 +65,41 @@ pub enum Message {
     },
 }
 
+impl Message {
+    /// Its name, for diagnosis.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Message::Offer(_) => "an offer",
+            Message::Select(_) => "a selection",
+            Message::Refuse(_) => "a refusal",
+            Message::SyncBegin => "the begin of a resync",
+            Message::SyncPages(_) => "resync pages",
+            Message::Manifest(_) => "a manifest",
+            Message::Pages(_) => "checkpoint pages",
+            Message::State(_) => "checkpoint state",
+            Message::Ack(_) => "an acknowledgement",
+            Message::Rehearsed(_) => "a rehearsal's result",
+            Message::Heartbeat => "a heartbeat",
+            Message::Probe { .. } => "a probe",
+            Message::ProbeReply { .. } => "a probe's reply",
+            Message::Yield { .. } => "a yield",
+            Message::Promoted { .. } => "a promotion",
+            Message::PromoteRefused { .. } => "a refused promotion",
+            Message::Bye { .. } => "a goodbye",
+        }
+    }
+
+    /// Memory it keeps while it waits.
+    pub(crate) fn weight_bytes(&self) -> u64 {
+        let payload = match self {
+            Message::SyncPages(chunk) | Message::Pages(chunk) => chunk.data().len(),
+            Message::State(bytes) => bytes.len(),
+            _ => 0,
+        };
+        (payload + size_of::<Message>()) as u64
+    }
+}
+
 /// A range of protocol versions, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Versions {

@@ -14,11 +14,17 @@
 //! * Handover: stop the guest, send a checkpoint with `last`, wait for its [`Event::Committed`], then
 //!   [`yield_to_peer`](Primary::yield_to_peer), and wait for [`Event::HandoverDone`] or [`Event::HandoverFailed`].
 
-use std::time::{Duration, Instant};
+mod lacking;
+mod machine;
+mod redial;
+mod resync;
 
-use kemari_core::{Committed, Epoch, Generation, Image, PageRun, PageSet};
+use std::time::Duration;
 
-use crate::{Chunk, ChunkError, Config, ConfigError, DecodeError, Message};
+use kemari_core::{Committed, Epoch, Generation, Image};
+
+use crate::Chunk;
+pub use machine::Primary;
 
 /// Where a primary stands with its standby.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,141 +176,4 @@ pub struct Status {
     pub bytes_sent: u64,
     /// Pages in which the standby's image may differ, apart from those in the dirty log.
     pub stale_pages: u64,
-}
-
-/// The primary's state machine.
-#[derive(Debug)]
-pub struct Primary {}
-
-impl Primary {
-    /// A primary of `generation`.
-    ///
-    /// `base` is the image a standby may be known to hold, and `stale` the pages changed since (a set over the guest's
-    /// size): what this node was promoted from, and what it dirtied since. Without `base` everything is stale. The gate is taken to be closed.
-    ///
-    /// # Errors
-    /// A configuration that cannot work.
-    pub fn new(
-        now: Instant,
-        config: Config,
-        generation: Generation,
-        base: Option<Image>,
-        stale: PageSet,
-    ) -> Result<Primary, ConfigError> {
-        let _ = (now, generation, base, stale);
-        config.check()?;
-        Ok(Primary {})
-    }
-
-    /// The authenticated link is up.
-    pub fn link_up(&mut self, _now: Instant) {}
-
-    /// The link is lost, or dialling failed.
-    pub fn link_down(&mut self, _now: Instant, _reason: &str) {}
-
-    /// A message from the standby.
-    pub fn receive(&mut self, _now: Instant, _message: Message) {}
-
-    /// The byte stream from the standby made no sense.
-    pub fn garbled(&mut self, _now: Instant, _error: &DecodeError) {}
-
-    /// The instant named by [`next_timeout`](Primary::next_timeout) has come. Calling early or late is allowed.
-    pub fn timeout(&mut self, _now: Instant) {}
-
-    /// When to call [`timeout`](Primary::timeout).
-    #[must_use]
-    pub fn next_timeout(&self) -> Option<Instant> {
-        None
-    }
-
-    /// The next message to send.
-    pub fn transmit(&mut self, _now: Instant) -> Option<Message> {
-        None
-    }
-
-    /// The next event to act on.
-    pub fn event(&mut self) -> Option<Event> {
-        None
-    }
-
-    /// Pages that were harvested from the dirty log and not sent: the answer to [`Event::Harvest`], or the pages of a
-    /// checkpoint that came to nothing.
-    pub fn harvested(&mut self, _now: Instant, _pages: &PageSet) {}
-
-    /// Whether [`precopy`](Primary::precopy) has something to send.
-    #[must_use]
-    pub fn wants_precopy(&self) -> bool {
-        false
-    }
-
-    /// Sends the next chunk of a resync while the guest runs; `copy` appends the content of each run it is given.
-    /// Returns whether there was something to send. Call it as often as the link has room.
-    ///
-    /// # Errors
-    /// What `copy` failed with; those pages stay to be sent.
-    pub fn precopy<E: From<ChunkError>>(
-        &mut self,
-        _now: Instant,
-        _copy: impl FnMut(PageRun, &mut Vec<u8>) -> Result<(), E>,
-    ) -> Result<bool, E> {
-        Ok(false)
-    }
-
-    /// Whether a checkpoint can be sent now.
-    #[must_use]
-    pub fn may_checkpoint(&self) -> bool {
-        false
-    }
-
-    /// Adds to the pages just harvested those that the standby lacks as well. What is then in `pages` must be in the
-    /// checkpoint. To be called while the guest is paused.
-    pub fn begin_checkpoint(&mut self, _pages: &mut PageSet) {}
-
-    /// Sends a checkpoint.
-    ///
-    /// # Errors
-    /// The checkpoint does not fit the moment or the guest; nothing was sent, and its pages will be asked for again.
-    pub fn send_checkpoint(&mut self, _now: Instant, _checkpoint: Checkpoint) -> Result<(), CheckpointError> {
-        Ok(())
-    }
-
-    /// The gate was opened by consent: what is released from here on is covered by no checkpoint.
-    pub fn gate_opened(&mut self) {}
-
-    /// The gate is closed again: the answer to [`Event::InSync`].
-    pub fn gate_closed(&mut self, _now: Instant) {}
-
-    /// Demotes this side after its last checkpoint; with `promote` the standby is asked to be promoted. From here on this
-    /// side sends nothing that could commit, and never runs again.
-    ///
-    /// # Errors
-    /// The guest is not protected, or the last checkpoint is not committed. Nothing has changed then.
-    pub fn yield_to_peer(&mut self, _now: Instant, _promote: bool) -> Result<(), YieldError> {
-        Ok(())
-    }
-
-    /// Leaves cleanly: says goodbye and closes the link.
-    pub fn leave(&mut self, _now: Instant, _reason: &str) {}
-
-    /// Numbers for status and metrics.
-    #[must_use]
-    pub fn status(&self) -> Status {
-        Status {
-            phase: Phase::Alone,
-            peer: None,
-            in_flight: 0,
-            committed: None,
-            commit_latency: None,
-            checkpoints: 0,
-            pages_sent: 0,
-            bytes_sent: 0,
-            stale_pages: 0,
-        }
-    }
-
-    /// Where it stands.
-    #[must_use]
-    pub fn phase(&self) -> Phase {
-        Phase::Alone
-    }
 }

@@ -11,11 +11,14 @@
 //!   ask the authority: granted, [`promote`](Standby::promote); refused, [`refuse_promotion`](Standby::refuse_promotion) or
 //!   [`unfreeze`](Standby::unfreeze). After [`Event::FreezeRefused`] it is not frozen any more.
 
-use std::time::Instant;
+mod freeze;
+mod machine;
+mod staged;
 
 use kemari_core::{Generation, Image};
 
-use crate::{Chunk, Config, ConfigError, DecodeError, Message};
+use crate::{Chunk, Message};
+pub use machine::Standby;
 
 /// Where a standby stands with its primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,114 +165,4 @@ pub struct Status {
     pub checkpoints: u64,
     /// Pages received since the start.
     pub pages_received: u64,
-}
-
-/// The standby's state machine.
-#[derive(Debug)]
-pub struct Standby {}
-
-impl Standby {
-    /// A standby that knows `generation` (from stable storage) and holds `held` (memory already being as of it): `None` after
-    /// a start, the final image after a handover.
-    ///
-    /// # Errors
-    /// A configuration that cannot work.
-    pub fn new(config: Config, generation: Option<Generation>, held: Option<Held>) -> Result<Standby, ConfigError> {
-        let _ = (generation, held);
-        config.check()?;
-        Ok(Standby {})
-    }
-
-    /// A primary's authenticated link is up.
-    pub fn link_up(&mut self, _now: Instant) {}
-
-    /// The link is lost.
-    pub fn link_down(&mut self, _now: Instant, _reason: &str) {}
-
-    /// A message from the primary.
-    pub fn receive(&mut self, _now: Instant, _message: Message) {}
-
-    /// The byte stream from the primary made no sense.
-    pub fn garbled(&mut self, _now: Instant, _error: &DecodeError) {}
-
-    /// The instant named by [`next_timeout`](Standby::next_timeout) has come. Calling early or late is allowed.
-    pub fn timeout(&mut self, _now: Instant) {}
-
-    /// When to call [`timeout`](Standby::timeout).
-    #[must_use]
-    pub fn next_timeout(&self) -> Option<Instant> {
-        None
-    }
-
-    /// The next message to send.
-    pub fn transmit(&mut self, _now: Instant) -> Option<Message> {
-        None
-    }
-
-    /// The next event to act on.
-    pub fn event(&mut self) -> Option<Event> {
-        None
-    }
-
-    /// The generation of [`Event::AdoptGeneration`] is on stable storage.
-    pub fn adopted(&mut self, _now: Instant, _generation: Generation) {}
-
-    /// The answer to [`Event::Rehearse`]; a failure names what this host refused.
-    pub fn rehearsed(&mut self, _now: Instant, _result: Result<(), String>) {}
-
-    /// The saved state of the image held.
-    #[must_use]
-    pub fn state(&self) -> Option<&[u8]> {
-        None
-    }
-
-    /// Whether the image held may be promoted: rehearsed, of the newest generation known, covering everything released.
-    ///
-    /// # Errors
-    /// Says what is missing.
-    pub fn promotable(&self) -> Result<Image, NotPromotable> {
-        Err(NotPromotable::NoImage)
-    }
-
-    /// Asks for a freeze. From here on nothing is committed or acknowledged, until [`Event::FreezeRefused`] or
-    /// [`unfreeze`](Standby::unfreeze). [`Event::Frozen`] comes once the link is down, the primary was silent for the peer
-    /// timeout, or is demoted. `nonce` is any number not used before.
-    ///
-    /// # Errors
-    /// There is nothing to promote; nothing has changed.
-    pub fn freeze(&mut self, _now: Instant, _nonce: u64) -> Result<(), FreezeError> {
-        Err(FreezeError::NotPromotable(NotPromotable::NoImage))
-    }
-
-    /// Ends a freeze; what arrived meanwhile is handled now.
-    pub fn unfreeze(&mut self, _now: Instant) {}
-
-    /// Answers [`Event::PromoteRequested`] with no, and ends the freeze if there is one.
-    pub fn refuse_promotion(&mut self, _now: Instant, _reason: &str) {}
-
-    /// Ends this side: it is the primary of `generation` now. What has arrived of a checkpoint is dropped.
-    ///
-    /// # Errors
-    /// Gives `self` back unless [`Event::Frozen`] was taken from [`event`](Standby::event) and the freeze still stands.
-    pub fn promote(self, _generation: Generation) -> Result<Promoted, Box<Standby>> {
-        Err(Box::new(self))
-    }
-
-    /// Leaves cleanly: says goodbye and closes the link.
-    pub fn leave(&mut self, _now: Instant, _reason: &str) {}
-
-    /// Numbers for status and metrics.
-    #[must_use]
-    pub fn status(&self) -> Status {
-        Status {
-            phase: Phase::Alone,
-            peer: None,
-            image: None,
-            generation: None,
-            promotable: self.promotable(),
-            staged_bytes: 0,
-            checkpoints: 0,
-            pages_received: 0,
-        }
-    }
 }
