@@ -1,131 +1,424 @@
-//! virtio-blk on a raw file or a block device.
+//! virtio-blk (virtio 1.2, section 5.2) on a raw file or a block device.
+//!
+//! A write is copied when it is taken and becomes [`Output`], and so does a flush. Released, they go to the I/O thread; only when that
+//! is done with them does the guest get its chain back. So the chains taken *are* what is held or in flight, and a standby that takes over
+//! does them again: whatever of it had reached the disk is written there once more, with the same content.
+//!
+//! A read is not held. It goes to the I/O thread when no write of the same sectors is before it, and reaches guest memory (and the
+//! set of dirty pages) when it completes, on the event loop.
 
+mod buffer;
+mod device;
+mod door;
+mod image;
+mod request;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use kemari_core::sabotage::{self, Bug};
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_S_IOERR,
+    VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
+};
+use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
+use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::{DeviceId, Memory, Output, OutputKind};
+use crate::output::Payload;
+use crate::virtio::{Chain, Model, Segment, Ticket, Transport, gather, length, scatter};
+use crate::{DeviceEvent, DeviceId, Memory, Output, OutputKind};
+use buffer::Buffer;
+pub use door::{DiskError, DiskOptions, DiskStats};
+use image::Image;
+use request::{Limits, Request, Wish};
+use worker::{Completion, Job, RequestId, Work, Worker};
 
-/// How to make a [`Disk`].
-#[derive(Clone, Debug)]
-pub struct DiskOptions {
-    /// A raw image or a block device.
-    pub path: PathBuf,
-    /// What the guest is told as serial number: at most 20 bytes.
-    pub serial: String,
-    /// Whether writes are refused.
-    pub read_only: bool,
-}
+const SECTOR_BYTES: u64 = 512;
+const SERIAL_BYTES: usize = 20;
 
-/// Counters of a [`Disk`], since it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DiskStats {
-    /// Writes and flushes taken from the guest and not released.
-    pub held: u64,
-    /// Reads that wait for a held write of the same sectors.
-    pub waiting_reads: u64,
-    /// Writes and flushes handed to the I/O thread and not completed.
-    pub writes_in_flight: u64,
-    /// Reads handed to the I/O thread and not completed.
-    pub reads_in_flight: u64,
-    /// Requests completed.
-    pub reads: u64,
-    /// Bytes of them.
-    pub read_bytes: u64,
-    /// Requests completed.
-    pub writes: u64,
-    /// Bytes of them.
-    pub written_bytes: u64,
-    /// Requests completed.
-    pub flushes: u64,
-    /// Requests that failed or were refused.
-    pub errors: u64,
-}
+const QUEUE: usize = 0;
+const QUEUE_SIZES: [u16; 1] = [256];
+/// Segments of data in one request: the queue's size less header and status.
+const SEGMENTS_MAX: u32 = QUEUE_SIZES[QUEUE] as u32 - 2;
+/// Index of the I/O thread among the sources; that of the queue goes before.
+const DONE: u8 = QUEUE_SIZES.len() as u8;
 
-/// Why a [`Disk`] cannot be made.
-#[derive(Debug, thiserror::Error)]
-pub enum DiskError {}
+/// Above these the disk takes nothing more until something is done. One request may exceed the bytes.
+const PENDING_BYTES_MAX: usize = 32 << 20;
+/// A queue cannot have more, but a driver that resets the disk again and again can.
+const PENDING_MAX: usize = 1024;
 
-/// A disk of the guest.
-pub struct Disk {}
-
+/// A write or flush that leaves the guest.
 #[derive(Debug)]
-pub(crate) struct BlockOutput {}
+pub(crate) struct BlockOutput(Job);
+
 impl BlockOutput {
     pub(crate) fn kind(&self) -> OutputKind {
-        todo!()
+        match self.0.work {
+            Work::Write { .. } => OutputKind::Write,
+            Work::Read { .. } | Work::Flush => OutputKind::Flush,
+        }
     }
+
     pub(crate) fn data_bytes(&self) -> usize {
-        todo!()
+        match &self.0.work {
+            Work::Write { buffer, .. } | Work::Read { buffer, .. } => buffer.len(),
+            Work::Flush => 0,
+        }
     }
+}
+
+/// How far a request has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// A write or flush at the gate.
+    Held,
+    /// A read behind a write of the same sectors.
+    Waiting,
+    /// With the I/O thread.
+    InFlight,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// With the buffers for the data (and for the status, which follows).
+    Read(Vec<Segment>),
+    Write,
+    Flush,
+}
+
+/// A request that was taken and not answered.
+#[derive(Debug)]
+struct Pending {
+    kind: Kind,
+    stage: Stage,
+    /// In bytes; empty for a flush.
+    range: Range<u64>,
+    ticket: Ticket,
+    status: GuestAddress,
+    /// Only by sabotage: the guest believes that it is done.
+    answered: bool,
+}
+
+impl Pending {
+    fn bytes(&self) -> usize {
+        (self.range.end - self.range.start) as usize
+    }
+
+    fn is_write_over(&self, range: &Range<u64>) -> bool {
+        matches!(self.kind, Kind::Write) && self.range.start < range.end && range.start < self.range.end
+    }
+}
+
+/// A disk of the guest.
+pub struct Disk {
+    id: DeviceId,
+    path: PathBuf,
+    serial: [u8; SERIAL_BYTES],
+    limits: Limits,
+    transport: Arc<Transport>,
+    worker: Worker,
+    started: bool,
+    backpressure: bool,
+    next_id: RequestId,
+    /// In the order they were taken. Output and completions of a request that is not here (any more) are nobody's.
+    pending: BTreeMap<RequestId, Pending>,
+    pending_bytes: usize,
+    /// Released while stopped. They go out if the disk is started again; a load forgets them.
+    parked: Vec<Job>,
+    /// Completed while stopped.
+    completed: Vec<Completion>,
+    /// Whether the guest is owed an interrupt.
+    owes_interrupt: bool,
+    chain: Chain,
+    stats: DiskStats,
 }
 
 impl Disk {
     /// Opens the image (O_DIRECT; nothing is read) and makes the disk, stopped. `irq` is the irqfd of its interrupt line.
+    /// The image is not locked: both nodes have it open, and the cluster decides which of them writes.
     ///
     /// # Errors
-    /// The image does not exist, cannot be opened or locked, or is where O_DIRECT does not work.
+    /// The image does not exist, cannot be opened, or is where O_DIRECT does not work.
     pub fn new(id: DeviceId, memory: Memory, irq: EventFd, options: &DiskOptions) -> Result<Disk, DiskError> {
-        todo!()
+        let DiskOptions { path, serial, read_only } = options;
+        let serial =
+            padded_serial(serial).ok_or_else(|| DiskError::Serial { path: path.clone(), serial: serial.clone() })?;
+        let Image { file, bytes, block_bytes } = Image::open(path, *read_only)?;
+        let limits = Limits { bytes, block_bytes, read_only: *read_only };
+        let failed = |source| DiskError::Start { path: path.clone(), source };
+        let transport = Transport::new(model(path.display().to_string(), limits), memory, irq).map_err(failed)?;
+        Ok(Disk {
+            id,
+            path: path.clone(),
+            serial,
+            limits,
+            transport: Arc::new(transport),
+            worker: Worker::start(format!("disk {}", id.0), file).map_err(failed)?,
+            started: false,
+            backpressure: false,
+            next_id: RequestId(0),
+            pending: BTreeMap::new(),
+            pending_bytes: 0,
+            parked: Vec::new(),
+            completed: Vec::new(),
+            owes_interrupt: false,
+            chain: Chain::default(),
+            stats: DiskStats::default(),
+        })
     }
 
     /// Size of the image.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        todo!()
+        self.limits.bytes
     }
 
     /// The unit the guest must read and write in: part of the layout that both nodes must agree on.
     #[must_use]
     pub fn block_bytes(&self) -> u32 {
-        todo!()
+        self.limits.block_bytes
     }
 
     /// Its counters.
     #[must_use]
     pub fn stats(&self) -> DiskStats {
-        todo!()
+        let mut stats = self.stats;
+        for pending in self.pending.values() {
+            let is_read = matches!(pending.kind, Kind::Read(_));
+            *match (pending.stage, is_read) {
+                (Stage::Held, _) => &mut stats.held,
+                (Stage::Waiting, _) => &mut stats.waiting_reads,
+                (Stage::InFlight, true) => &mut stats.reads_in_flight,
+                (Stage::InFlight, false) => &mut stats.writes_in_flight,
+            } += 1;
+        }
+        stats
+    }
+
+    /// Takes requests for as long as there is room for them.
+    fn take(&mut self, outputs: &mut Vec<Output>) {
+        while self.started
+            && !self.backpressure
+            && self.pending.len() < PENDING_MAX
+            && self.pending_bytes < PENDING_BYTES_MAX
+        {
+            let Some(mut session) = self.transport.session() else { break };
+            let Some(ticket) = session.take(QUEUE, &mut self.chain) else { break };
+            let durable = !session.negotiated(VIRTIO_BLK_F_FLUSH);
+            match Request::parse(session.memory(), &self.chain, self.limits) {
+                Ok(request) => {
+                    drop(session);
+                    self.begin(ticket, request, durable, outputs);
+                }
+                Err(what) => session.fail(QUEUE, what),
+            }
+        }
+    }
+
+    fn begin(&mut self, ticket: Ticket, request: Request, durable: bool, outputs: &mut Vec<Output>) {
+        let Request { wish, status } = request;
+        match wish {
+            Wish::Read { offset, bytes } => {
+                let kind = Kind::Read(self.chain.writable.clone());
+                self.remember(kind, Stage::Waiting, offset..offset + bytes as u64, ticket, status);
+                self.submit_reads();
+            }
+            Wish::Write { offset, bytes } => self.begin_write(ticket, status, (offset, bytes), durable, outputs),
+            Wish::Flush => {
+                let id = self.remember(Kind::Flush, Stage::Held, 0..0, ticket, status);
+                self.hold(Job { id, work: Work::Flush }, outputs);
+            }
+            Wish::Identify => {
+                let place = std::mem::take(&mut self.chain.writable);
+                // The last byte is the status.
+                let room = length(&place) - 1;
+                let serial = self.serial;
+                self.answer(ticket, status, VIRTIO_BLK_S_OK, &place, &serial[..room.min(SERIAL_BYTES)]);
+            }
+            Wish::Unknown => self.answer(ticket, status, VIRTIO_BLK_S_UNSUPP, &[], &[]),
+            Wish::Impossible(why) => {
+                log::debug!("disk {}: request refused: {why}", self.path.display());
+                self.stats.errors += 1;
+                self.answer(ticket, status, VIRTIO_BLK_S_IOERR, &[], &[]);
+            }
+        }
+    }
+
+    fn begin_write(
+        &mut self,
+        ticket: Ticket,
+        status: GuestAddress,
+        (offset, bytes): (u64, usize),
+        durable: bool,
+        outputs: &mut Vec<Output>,
+    ) {
+        let mut buffer = Buffer::zeroed(bytes);
+        let got = gather(self.transport.memory(), &self.chain.readable, request::HEADER_BYTES, &mut buffer);
+        if got.ok() != Some(bytes) {
+            self.stats.errors += 1;
+            return self.answer(ticket, status, VIRTIO_BLK_S_IOERR, &[], &[]);
+        }
+        let id = self.remember(Kind::Write, Stage::Held, offset..offset + bytes as u64, ticket, status);
+        let job = Job { id, work: Work::Write { offset, buffer, durable } };
+        if sabotage::planted(Bug::AnswerWriteEarly) {
+            self.answer(ticket, status, VIRTIO_BLK_S_OK, &[], &[]);
+            self.pending.entry(id).and_modify(|pending| pending.answered = true);
+            return self.submit(job);
+        }
+        self.hold(job, outputs);
+    }
+
+    fn remember(
+        &mut self,
+        kind: Kind,
+        stage: Stage,
+        range: Range<u64>,
+        ticket: Ticket,
+        status: GuestAddress,
+    ) -> RequestId {
+        let id = self.next_id;
+        self.next_id = RequestId(id.0 + 1);
+        let pending = Pending { kind, stage, range, ticket, status, answered: false };
+        self.pending_bytes += pending.bytes();
+        self.pending.insert(id, pending);
+        id
+    }
+
+    fn hold(&self, job: Job, outputs: &mut Vec<Output>) {
+        outputs.push(Output::new(self.id, Payload::Block(BlockOutput(job))));
+    }
+
+    fn submit(&mut self, job: Job) {
+        if let Some(pending) = self.pending.get_mut(&job.id) {
+            pending.stage = Stage::InFlight;
+            self.worker.submit(job);
+        }
+    }
+
+    /// Hands over the reads that no earlier write of the same sectors is in the way of.
+    fn submit_reads(&mut self) {
+        let is_free = |id: RequestId, range: &Range<u64>| {
+            !self.pending.range(..id).any(|(_, earlier)| earlier.is_write_over(range))
+        };
+        let free: Vec<_> = self
+            .pending
+            .iter()
+            .filter(|(_, pending)| pending.stage == Stage::Waiting)
+            .filter(|(id, pending)| is_free(**id, &pending.range))
+            .map(|(id, pending)| (*id, pending.range.start, pending.bytes()))
+            .collect();
+        for (id, offset, bytes) in free {
+            self.submit(Job { id, work: Work::Read { offset, buffer: Buffer::zeroed(bytes) } });
+        }
+    }
+
+    /// Gives the guest what the I/O thread is done with.
+    fn complete(&mut self, events: &mut Vec<DeviceEvent>) {
+        self.worker.take_done(&mut self.completed);
+        if !self.started || self.completed.is_empty() {
+            return;
+        }
+        for completion in std::mem::take(&mut self.completed) {
+            self.finish(completion, events);
+        }
+        self.submit_reads();
+    }
+
+    fn finish(&mut self, Completion { id, work, result }: Completion, events: &mut Vec<DeviceEvent>) {
+        // Not there: of a history that a load has replaced.
+        let Some(pending) = self.pending.remove(&id) else { return };
+        self.pending_bytes -= pending.bytes();
+        let status = match result {
+            Ok(()) => {
+                self.count(&work);
+                VIRTIO_BLK_S_OK
+            }
+            Err(error) => {
+                self.stats.errors += 1;
+                let path = self.path.display();
+                events.push(DeviceEvent::DiskError(format!("disk {path}: {} failed: {error}", described(&work))));
+                VIRTIO_BLK_S_IOERR
+            }
+        };
+        if pending.answered {
+            return;
+        }
+        match (pending.kind, work) {
+            (Kind::Read(place), Work::Read { buffer, .. }) if status == VIRTIO_BLK_S_OK => {
+                self.answer(pending.ticket, pending.status, status, &place, &buffer);
+            }
+            _ => self.answer(pending.ticket, pending.status, status, &[], &[]),
+        }
+    }
+
+    fn count(&mut self, work: &Work) {
+        match work {
+            Work::Read { buffer, .. } => {
+                self.stats.reads += 1;
+                self.stats.read_bytes += buffer.len() as u64;
+            }
+            Work::Write { buffer, .. } => {
+                self.stats.writes += 1;
+                self.stats.written_bytes += buffer.len() as u64;
+            }
+            Work::Flush => self.stats.flushes += 1,
+        }
+    }
+
+    /// Gives a chain back with its status and, for a read, with `data` in its buffers; unless the driver has reset the disk since.
+    fn answer(&mut self, ticket: Ticket, status_at: GuestAddress, status: u32, place: &[Segment], data: &[u8]) {
+        let Some(mut session) = self.transport.session() else { return };
+        if !session.is_current(ticket) {
+            return;
+        }
+        let memory = session.memory();
+        let written = scatter(memory, place, 0, data)
+            .and_then(|written| memory.write_obj(status as u8, status_at).map(|()| written as u32 + 1));
+        match written {
+            Ok(written) => self.owes_interrupt |= session.finish(ticket, written),
+            // Cannot be: the chain was checked when it was taken, and guest memory does not change.
+            Err(error) => session.fail(QUEUE, &error.to_string()),
+        }
     }
 }
 
-impl crate::Device for Disk {
-    fn id(&self) -> DeviceId {
-        todo!()
+fn model(name: String, limits: Limits) -> Model {
+    let bit = |on, feature: u32| if on { 1 << feature } else { 0 };
+    // virtio_blk_config: capacity, size_max, seg_max, geometry, blk_size.
+    let mut config = (limits.bytes / SECTOR_BYTES).to_le_bytes().to_vec();
+    for field in [0, SEGMENTS_MAX, 0, limits.block_bytes] {
+        config.extend(field.to_le_bytes());
     }
-    fn bus(&self) -> std::sync::Arc<dyn crate::BusDevice> {
-        todo!()
+    Model {
+        name: format!("disk {name}"),
+        device_type: VIRTIO_ID_BLOCK,
+        features: 1 << VIRTIO_BLK_F_FLUSH
+            | 1 << VIRTIO_BLK_F_SEG_MAX
+            | bit(limits.read_only, VIRTIO_BLK_F_RO)
+            | bit(u64::from(limits.block_bytes) != SECTOR_BYTES, VIRTIO_BLK_F_BLK_SIZE),
+        queue_sizes: &QUEUE_SIZES,
+        config,
     }
-    fn sources(&self) -> Vec<crate::Source> {
-        todo!()
-    }
-    fn service(&mut self, _: crate::SourceId, _: &mut Vec<Output>, _: &mut Vec<crate::DeviceEvent>) {
-        todo!()
-    }
-    fn collect(&mut self, _: &mut Vec<Output>) {
-        todo!()
-    }
-    fn release(&mut self, _: kemari_core::Released<Output>) {
-        todo!()
-    }
-    fn set_backpressure(&mut self, _: bool) {
-        todo!()
-    }
-    fn start(&mut self) {
-        todo!()
-    }
-    fn stop(&mut self) {
-        todo!()
-    }
-    fn kind(&self) -> &'static str {
-        todo!()
-    }
-    fn state_version(&self) -> u16 {
-        todo!()
-    }
-    fn save(&self, _: &mut Vec<u8>) {
-        todo!()
-    }
-    fn load(&mut self, _: u16, _: &[u8]) -> Result<(), crate::StateError> {
-        todo!()
+}
+
+fn padded_serial(serial: &str) -> Option<[u8; SERIAL_BYTES]> {
+    let mut padded = [0; SERIAL_BYTES];
+    let printable = !serial.is_empty() && serial.bytes().all(|byte| byte.is_ascii_graphic());
+    padded.get_mut(..serial.len()).filter(|_| printable)?.copy_from_slice(serial.as_bytes());
+    Some(padded)
+}
+
+fn described(work: &Work) -> String {
+    match work {
+        Work::Read { offset, buffer } => format!("read of {} bytes at {offset}", buffer.len()),
+        Work::Write { offset, buffer, .. } => format!("write of {} bytes at {offset}", buffer.len()),
+        Work::Flush => "flush".to_owned(),
     }
 }

@@ -1,8 +1,52 @@
-//! virtio-net on a tap.
+//! virtio-net (virtio 1.2, section 5.1) on a tap.
+//!
+//! A frame the guest sends is copied when it is taken and becomes [`Output`]; its chain is given back only when the frame is on the
+//! tap, so the chains taken *are* the held frames, and a standby that takes over sends them again.
 
+mod announce;
+mod tap;
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use kemari_core::Released;
+use serde::{Deserialize, Serialize};
+use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_CTRL_ANNOUNCE, VIRTIO_NET_CTRL_ANNOUNCE_ACK, VIRTIO_NET_ERR, VIRTIO_NET_F_CTRL_VQ,
+    VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_MAC, VIRTIO_NET_F_STATUS, VIRTIO_NET_OK, VIRTIO_NET_S_ANNOUNCE,
+    VIRTIO_NET_S_LINK_UP,
+};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::{DeviceId, Memory, Output};
+use crate::device::{decode, encode};
+use crate::output::Payload;
+use crate::virtio::{Chain, Model, Ticket, Transport, TransportState, gather, length, scatter};
+use crate::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Memory, Output, Source, SourceId, StateError};
+use tap::Tap;
+
+const KIND: &str = "net";
+const STATE_VERSION: u16 = 1;
+
+const RX: usize = 0;
+const TX: usize = 1;
+const CONTROL: usize = 2;
+const QUEUE_SIZES: [u16; 3] = [256, 256, 16];
+/// Index of the tap among the sources; those of the queues go before.
+const TAP: u8 = QUEUE_SIZES.len() as u8;
+
+/// `virtio_net_hdr_v1`: leads every frame in the queues and, by IFF_VNET_HDR, on the tap.
+const HEADER_BYTES: usize = 12;
+/// Where the header has the number of buffers of a received frame.
+const HEADER_BUFFERS: std::ops::Range<usize> = 10..12;
+/// An Ethernet header and the longest packet that an interface's MTU allows.
+const FRAME_BYTES_MAX: usize = 14 + 65535;
+/// Where the configuration has the link's status.
+const CONFIG_STATUS: std::ops::Range<usize> = 6..8;
+/// Frames received before the event loop gets its turn again.
+const RECEIVE_BATCH: usize = 128;
 
 /// How to make a [`Net`].
 #[derive(Clone, Debug)]
@@ -34,14 +78,84 @@ pub struct NetStats {
 
 /// Why a [`Net`] cannot be made.
 #[derive(Debug, thiserror::Error)]
-pub enum NetError {}
+pub enum NetError {
+    /// Not a name of a network interface.
+    #[error("{tap:?} is not a name of a network interface (1 to 15 printable characters)")]
+    BadName {
+        /// What was given.
+        tap: String,
+    },
+    /// There is no such tap.
+    #[error("tap {tap} does not exist; make it with: ip tuntap add dev {tap} mode tap && ip link set {tap} up")]
+    NoSuchTap {
+        /// Its name.
+        tap: String,
+    },
+    /// Another process has it.
+    #[error("tap {tap} is in use by another process")]
+    Busy {
+        /// Its name.
+        tap: String,
+    },
+    /// The tap driver cannot be opened.
+    #[error("/dev/net/tun cannot be opened; the tun module and CAP_NET_ADMIN are needed")]
+    Open {
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The tap cannot be used.
+    #[error("tap {tap} cannot be set up")]
+    SetUp {
+        /// Its name.
+        tap: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Out of file descriptors.
+    #[error("no eventfd to be had")]
+    EventFd {
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
 
-/// A network card of the guest.
-pub struct Net {}
-
+/// A frame that leaves the guest, led by its header.
 #[derive(Debug)]
 pub(crate) struct Frame {
     pub(crate) bytes: Vec<u8>,
+    /// The chain to give back once it is on the tap; `None` for an announcement of ours.
+    ticket: Option<Ticket>,
+    history: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct NetState {
+    transport: TransportState,
+    /// The configuration's status field.
+    link: u16,
+}
+
+/// A network card of the guest.
+pub struct Net {
+    id: DeviceId,
+    mac: [u8; 6],
+    tap: Tap,
+    transport: Arc<Transport>,
+    started: bool,
+    backpressure: bool,
+    /// Grows with each load: output of an earlier history is never performed.
+    history: u64,
+    /// Whether the tap may have something to read: it is edge-triggered, and left unread while the guest has no buffers.
+    tap_readable: bool,
+    /// Released frames for which the tap has had no room, oldest first. Bounded by the queue: their chains are not given back.
+    unsent: VecDeque<Frame>,
+    /// The configuration's status field.
+    link: u16,
+    /// Whether the guest is owed an interrupt.
+    owes_interrupt: bool,
+    chain: Chain,
+    buffer: Box<[u8]>,
+    stats: NetStats,
 }
 
 impl Net {
@@ -51,60 +165,279 @@ impl Net {
     /// # Errors
     /// The tap does not exist, is in use, or cannot be opened.
     pub fn new(id: DeviceId, memory: Memory, irq: EventFd, options: &NetOptions) -> Result<Net, NetError> {
-        todo!()
+        let tap = Tap::open(&options.tap)?;
+        Net::on(tap, id, memory, irq, options.mac).map_err(|source| NetError::EventFd { source })
     }
 
-    /// Tells the network where the guest is now (RARP), and the guest to tell it, too (gratuitous ARP). The frame is output as any
-    /// other. To be called after `start`.
+    fn on(tap: Tap, id: DeviceId, memory: Memory, irq: EventFd, mac: [u8; 6]) -> io::Result<Net> {
+        let model = Model {
+            name: format!("net {}", tap.name()),
+            device_type: VIRTIO_ID_NET,
+            features: 1 << VIRTIO_NET_F_MAC
+                | 1 << VIRTIO_NET_F_STATUS
+                | 1 << VIRTIO_NET_F_CTRL_VQ
+                | 1 << VIRTIO_NET_F_GUEST_ANNOUNCE,
+            queue_sizes: &QUEUE_SIZES,
+            config: [&mac[..], &(VIRTIO_NET_S_LINK_UP as u16).to_le_bytes()].concat(),
+        };
+        Ok(Net {
+            id,
+            mac,
+            tap,
+            transport: Arc::new(Transport::new(model, memory, irq)?),
+            started: false,
+            backpressure: false,
+            history: 0,
+            tap_readable: false,
+            unsent: VecDeque::new(),
+            link: VIRTIO_NET_S_LINK_UP as u16,
+            owes_interrupt: false,
+            chain: Chain::default(),
+            buffer: vec![0; HEADER_BYTES + FRAME_BYTES_MAX].into_boxed_slice(),
+            stats: NetStats::default(),
+        })
+    }
+
+    /// Tells the network where the guest is now (RARP), and the guest to tell it, too (gratuitous ARP). The frame is output
+    /// like any other. To be called after `start`.
     pub fn announce(&mut self, outputs: &mut Vec<Output>) {
-        todo!()
+        let frame = Frame { bytes: announce::rarp(self.mac), ticket: None, history: self.history };
+        outputs.push(Output::new(self.id, Payload::Frame(frame)));
+        if self.transport.negotiated(VIRTIO_NET_F_GUEST_ANNOUNCE) {
+            self.set_link((VIRTIO_NET_S_LINK_UP | VIRTIO_NET_S_ANNOUNCE) as u16);
+            self.transport.interrupt_configuration();
+        }
     }
 
     /// Its counters.
     #[must_use]
     pub fn stats(&self) -> NetStats {
-        todo!()
+        NetStats { held_frames: self.transport.taken(TX) as u64, ..self.stats }
+    }
+
+    fn set_link(&mut self, status: u16) {
+        self.link = status;
+        self.transport.configure(|config| config[CONFIG_STATUS].copy_from_slice(&status.to_le_bytes()));
+    }
+
+    /// Copies what the guest wants to send.
+    fn take_frames(&mut self, outputs: &mut Vec<Output>) {
+        while self.started && !self.backpressure {
+            let Some(mut session) = self.transport.session() else { break };
+            let Some(ticket) = session.take(TX, &mut self.chain) else { break };
+            let bytes = length(&self.chain.readable);
+            let mut frame = Vec::new();
+            if (HEADER_BYTES + 1..=HEADER_BYTES + FRAME_BYTES_MAX).contains(&bytes) {
+                frame.resize(bytes, 0);
+            }
+            if frame.is_empty() || gather(session.memory(), &self.chain.readable, 0, &mut frame).is_err() {
+                self.stats.send_errors += 1;
+                self.owes_interrupt |= session.finish(ticket, 0);
+                continue;
+            }
+            // No offload was negotiated, so the header can say nothing, whatever the guest put there.
+            frame[..HEADER_BYTES].fill(0);
+            let frame = Frame { bytes: frame, ticket: Some(ticket), history: self.history };
+            outputs.push(Output::new(self.id, Payload::Frame(frame)));
+        }
+    }
+
+    /// Writes released frames to the tap, in order, for as long as it has room.
+    fn send(&mut self) {
+        while let Some(frame) = self.unsent.front() {
+            match self.tap.write(&frame.bytes) {
+                Ok(()) => {
+                    self.stats.sent_frames += 1;
+                    self.stats.sent_bytes += (frame.bytes.len() - HEADER_BYTES) as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // As on a real wire without a link: the frame is lost.
+                Err(error) => {
+                    log::debug!("{}: frame dropped: {error}", self.transport.name());
+                    self.stats.send_errors += 1;
+                }
+            }
+            if let Some(ticket) = frame.ticket
+                && let Some(mut session) = self.transport.session()
+            {
+                self.owes_interrupt |= session.finish(ticket, 0);
+            }
+            self.unsent.pop_front();
+        }
+    }
+
+    /// Gives the guest what has arrived, for as long as it has buffers.
+    fn receive(&mut self) {
+        for _ in 0..RECEIVE_BATCH {
+            let has_buffers = || self.transport.session().is_some_and(|session| session.offers(RX));
+            if !self.started || !self.tap_readable || !has_buffers() {
+                return;
+            }
+            match self.tap.read(&mut self.buffer) {
+                Ok(bytes) => self.deliver(bytes),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    if error.kind() != io::ErrorKind::WouldBlock {
+                        log::warn!("{}: read: {error}", self.transport.name());
+                    }
+                    self.tap_readable = false;
+                    return;
+                }
+            }
+        }
+        self.transport.kick(RX);
+    }
+
+    /// Puts the frame in `buffer` into the guest's next receive buffer.
+    fn deliver(&mut self, bytes: usize) {
+        let frame = &mut self.buffer[..bytes];
+        let Some(mut session) = self.transport.session() else { return };
+        let Some(ticket) = session.take(RX, &mut self.chain) else { return };
+        let room = length(&self.chain.writable);
+        let mut written = 0;
+        if bytes >= HEADER_BYTES && bytes <= room {
+            frame[HEADER_BUFFERS].copy_from_slice(&1u16.to_le_bytes());
+            written = scatter(session.memory(), &self.chain.writable, 0, frame).unwrap_or_default();
+        }
+        if written == bytes {
+            self.stats.received_frames += 1;
+            self.stats.received_bytes += (bytes - HEADER_BYTES) as u64;
+        } else {
+            // A length of 0 tells the driver that there is no frame in it.
+            written = 0;
+            self.stats.receive_drops += 1;
+        }
+        self.owes_interrupt |= session.finish(ticket, written as u32);
+    }
+
+    /// Serves the control queue. There is one command: the guest has seen that it is to announce itself.
+    fn control(&mut self) {
+        while self.started {
+            let Some(mut session) = self.transport.session() else { break };
+            let Some(ticket) = session.take(CONTROL, &mut self.chain) else { break };
+            let mut command = [0; 2];
+            let got = gather(session.memory(), &self.chain.readable, 0, &mut command).unwrap_or_default();
+            let known = [VIRTIO_NET_CTRL_ANNOUNCE as u8, VIRTIO_NET_CTRL_ANNOUNCE_ACK as u8];
+            let acknowledged = got == command.len() && command == known;
+            let answer = if acknowledged { VIRTIO_NET_OK } else { VIRTIO_NET_ERR } as u8;
+            let written = scatter(session.memory(), &self.chain.writable, 0, &[answer]).unwrap_or_default();
+            self.owes_interrupt |= session.finish(ticket, written as u32);
+            drop(session);
+            if acknowledged {
+                self.set_link(VIRTIO_NET_S_LINK_UP as u16);
+            }
+        }
     }
 }
 
-impl crate::Device for Net {
+impl Device for Net {
     fn id(&self) -> DeviceId {
-        todo!()
+        self.id
     }
-    fn bus(&self) -> std::sync::Arc<dyn crate::BusDevice> {
-        todo!()
+
+    fn bus(&self) -> Arc<dyn BusDevice> {
+        self.transport.clone()
     }
-    fn sources(&self) -> Vec<crate::Source> {
-        todo!()
+
+    fn sources(&self) -> Vec<Source> {
+        let source = |fd, index, interest| Source { fd, id: SourceId { device: self.id, index }, interest };
+        let queues = (0..).zip(self.transport.notifiers());
+        let mut sources: Vec<_> =
+            queues.map(|(index, notifier)| source(notifier.as_raw_fd(), index, Interest::Readable)).collect();
+        sources.push(source(self.tap.fd(), TAP, Interest::ReadableWritable));
+        sources
     }
-    fn service(&mut self, _: crate::SourceId, _: &mut Vec<Output>, _: &mut Vec<crate::DeviceEvent>) {
-        todo!()
+
+    fn notifiers(&self) -> Vec<&EventFd> {
+        self.transport.notifiers().iter().collect()
     }
-    fn collect(&mut self, _: &mut Vec<Output>) {
-        todo!()
+
+    fn service(&mut self, source: SourceId, outputs: &mut Vec<Output>, _events: &mut Vec<DeviceEvent>) {
+        match source.index {
+            TAP => {
+                self.tap_readable = true;
+                self.send();
+                self.receive();
+            }
+            index if usize::from(index) == RX => self.receive(),
+            index if usize::from(index) == TX => self.take_frames(outputs),
+            index if usize::from(index) == CONTROL => self.control(),
+            _ => {}
+        }
+        self.signal();
     }
-    fn release(&mut self, _: kemari_core::Released<Output>) {
-        todo!()
+
+    fn collect(&mut self, outputs: &mut Vec<Output>) {
+        self.take_frames(outputs);
+        self.signal();
     }
-    fn set_backpressure(&mut self, _: bool) {
-        todo!()
+
+    fn release(&mut self, output: Released<Output>) {
+        match output.into_inner().payload {
+            Payload::Frame(frame) if frame.history == self.history => {
+                self.unsent.push_back(frame);
+                // Behind others, it waits with them for room.
+                if self.unsent.len() == 1 {
+                    self.send();
+                }
+            }
+            _ => log::debug!("{}: output of another history is not performed", self.transport.name()),
+        }
     }
+
+    fn signal(&mut self) {
+        if std::mem::take(&mut self.owes_interrupt) {
+            self.transport.interrupt_used();
+        }
+    }
+
+    fn set_backpressure(&mut self, full: bool) {
+        if self.backpressure && !full {
+            self.transport.kick(TX);
+        }
+        self.backpressure = full;
+    }
+
     fn start(&mut self) {
-        todo!()
+        if let Err(error) = self.tap.set_deaf(false) {
+            log::error!("{}: the tap cannot be opened to the network: {error}", self.transport.name());
+        }
+        self.started = true;
+        self.tap_readable = true;
+        self.transport.interrupt_again();
+        self.transport.kick_all();
     }
+
     fn stop(&mut self) {
-        todo!()
+        self.started = false;
+        if let Err(error) = self.tap.set_deaf(true) {
+            log::error!("{}: the tap cannot be closed to the network: {error}", self.transport.name());
+        }
     }
+
     fn kind(&self) -> &'static str {
-        todo!()
+        KIND
     }
+
     fn state_version(&self) -> u16 {
-        todo!()
+        STATE_VERSION
     }
-    fn save(&self, _: &mut Vec<u8>) {
-        todo!()
+
+    fn save(&self, into: &mut Vec<u8>) {
+        encode(&NetState { transport: self.transport.save(), link: self.link }, into);
     }
-    fn load(&mut self, _: u16, _: &[u8]) -> Result<(), crate::StateError> {
-        todo!()
+
+    fn load(&mut self, version: u16, state: &[u8]) -> Result<(), StateError> {
+        let NetState { transport, link } = decode(KIND, STATE_VERSION, version, state)?;
+        let checked = self.transport.check(transport).map_err(|what| StateError::Invalid { kind: KIND, what })?;
+        self.stop();
+        self.history += 1;
+        self.unsent.clear();
+        self.owes_interrupt = false;
+        // Before the registers, whose generation counter is part of the state.
+        self.set_link(link);
+        self.transport.load(checked);
+        Ok(())
     }
 }

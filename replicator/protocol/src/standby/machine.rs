@@ -240,7 +240,7 @@ impl Standby {
     }
 
     /// Ends a freeze; what arrived meanwhile is handled now.
-    pub fn unfreeze(&mut self, now: Instant) {
+    pub fn unfreeze(&mut self, _now: Instant) {
         let Some(freeze) = self.freeze.take() else { return };
         self.events.retain(|event| !matches!(event, Event::Frozen));
         for message in freeze.parked {

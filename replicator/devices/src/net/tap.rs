@@ -1,0 +1,110 @@
+//! The host's side of a network card: a persistent tap.
+
+use std::ffi::c_uint;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::{HEADER_BYTES, NetError};
+
+const TUN: &str = "/dev/net/tun";
+
+/// A tap, one frame per read and write, each led by a virtio-net header.
+///
+/// It is opened long before the guest runs here, so that promotion need not wait for it. Until then it is *deaf*: a socket
+/// filter drops what the host sends to it, so nothing stale waits in its queue and a bridge can take it for nothing but a silent port.
+#[derive(Debug)]
+pub(super) struct Tap {
+    file: File,
+    name: String,
+}
+
+impl Tap {
+    /// Opens a tap that exists.
+    pub(super) fn open(name: &str) -> Result<Tap, NetError> {
+        let request = interface_request(name)?;
+        // TUNSETIFF would make a tap that is gone with this process: a bridge would not have it.
+        if !Path::new("/sys/class/net").join(name).join("tun_flags").exists() {
+            return Err(NetError::NoSuchTap { tap: name.to_owned() });
+        }
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+            .open(TUN)
+            .map_err(|source| NetError::Open { source })?;
+        let failed = |source| NetError::SetUp { tap: name.to_owned(), source };
+        // SAFETY: TUNSETIFF reads and writes an `ifreq`, which `request` is, and keeps no pointer to it.
+        check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw const request) }).map_err(|source| {
+            match source.raw_os_error() {
+                Some(libc::EBUSY) => NetError::Busy { tap: name.to_owned() },
+                _ => failed(source),
+            }
+        })?;
+        let header_bytes = HEADER_BYTES as libc::c_int;
+        // SAFETY: TUNSETVNETHDRSZ reads an int.
+        check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const header_bytes) })
+            .map_err(failed)?;
+        let no_offloads: c_uint = 0;
+        // SAFETY: TUNSETOFFLOAD takes its argument by value.
+        check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, no_offloads) }).map_err(failed)?;
+        let tap = Tap { file, name: name.to_owned() };
+        tap.set_deaf(true).map_err(failed)?;
+        Ok(tap)
+    }
+
+    /// Stands in for a tap in tests: anything that keeps the bounds of messages.
+    #[cfg(test)]
+    pub(super) fn from_file(file: File) -> Tap {
+        Tap { file, name: "test".to_owned() }
+    }
+
+    pub(super) fn fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether the tap drops what the host sends to it.
+    pub(super) fn set_deaf(&self, deaf: bool) -> io::Result<()> {
+        // BPF: accept 0 bytes of every frame. `tun_net_xmit` (drivers/net/tun.c) asks this filter before it queues a frame.
+        let mut drop_all = libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 };
+        let program = libc::sock_fprog { len: 1, filter: &raw mut drop_all };
+        let request = if deaf { libc::TUNATTACHFILTER } else { libc::TUNDETACHFILTER };
+        // SAFETY: both take a `sock_fprog`; the kernel copies the program, which lives until the end of this function.
+        check(unsafe { libc::ioctl(self.fd(), request, &raw const program) })
+    }
+
+    /// Reads one frame with its header. `WouldBlock` if there is none.
+    pub(super) fn read(&self, into: &mut [u8]) -> io::Result<usize> {
+        (&self.file).read(into)
+    }
+
+    /// Writes one frame with its header. `WouldBlock` if there is no room.
+    pub(super) fn write(&self, frame: &[u8]) -> io::Result<()> {
+        (&self.file).write(frame).map(|_| ())
+    }
+}
+
+fn interface_request(name: &str) -> Result<libc::ifreq, NetError> {
+    // SAFETY: an all-zero `ifreq` is a valid one: integers, and pointers that nobody reads.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // One byte stays for the NUL.
+    let fits = (1..request.ifr_name.len()).contains(&name.len());
+    if !fits || !name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b'%') {
+        return Err(NetError::BadName { tap: name.to_owned() });
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    Ok(request)
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -1,0 +1,128 @@
+//! The event loop's work on the queues of a device that its driver has set up.
+
+use std::collections::VecDeque;
+use std::sync::MutexGuard;
+use std::sync::atomic::{Ordering, fence};
+
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_INDIRECT_DESC, VRING_AVAIL_F_NO_INTERRUPT};
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::Chain;
+use super::registers::{Registers, Transport};
+use crate::Memory;
+
+/// A queue, and what was taken from it.
+#[derive(Debug)]
+pub(super) struct Ring {
+    pub(super) queue: Queue,
+    /// Heads taken from the avail ring and not yet put into the used ring, in the order they were taken.
+    pub(super) taken: VecDeque<u16>,
+    /// Of those, the ones a [load](Transport::load) brought that are still to be done again. They go before the avail ring.
+    pub(super) again: VecDeque<u16>,
+}
+
+/// A chain that was taken: how to give it back. It is worth nothing after a reset of the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    incarnation: u64,
+    queue: usize,
+    head: u16,
+}
+
+/// Exclusive use of the queues. While it lasts the driver cannot reset the device; keep it short, and make no system call.
+pub(crate) struct Session<'a> {
+    transport: &'a Transport,
+    registers: MutexGuard<'a, Registers>,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn new(transport: &'a Transport, registers: MutexGuard<'a, Registers>) -> Session<'a> {
+        Session { transport, registers }
+    }
+
+    pub(crate) fn memory(&self) -> &'a Memory {
+        self.transport.memory()
+    }
+
+    /// Whether the driver accepted a feature.
+    pub(crate) fn negotiated(&self, feature: u32) -> bool {
+        self.registers.negotiated(feature)
+    }
+
+    /// Whether [`take`](Session::take) would find something.
+    pub(crate) fn offers(&self, queue: usize) -> bool {
+        self.registers.rings.get(queue).is_some_and(|ring| {
+            let index = ring.queue.avail_idx(self.memory(), Ordering::Acquire);
+            ring.queue.ready()
+                && (!ring.again.is_empty() || index.is_ok_and(|index| index.0 != ring.queue.next_avail()))
+        })
+    }
+
+    /// Takes the next chain of a queue and reads it into `chain`. A driver that broke the rules finds its device in need of a reset.
+    pub(crate) fn take(&mut self, queue: usize, chain: &mut Chain) -> Option<Ticket> {
+        let taken = self.next_head(queue).and_then(|head| {
+            let Some(head) = head else { return Ok(None) };
+            let indirect = self.negotiated(VIRTIO_RING_F_INDIRECT_DESC);
+            let ring = &self.registers.rings[queue];
+            chain
+                .walk(self.memory(), &ring.queue, head, indirect)
+                .map_err(|error| format!("descriptor chain {head}: {error}"))?;
+            Ok(Some(Ticket { incarnation: self.registers.incarnation, queue, head }))
+        });
+        taken.unwrap_or_else(|what| {
+            self.fail(queue, &what);
+            None
+        })
+    }
+
+    fn next_head(&mut self, queue: usize) -> Result<Option<u16>, String> {
+        let memory = self.memory();
+        let Some(ring) = self.registers.rings.get_mut(queue).filter(|ring| ring.queue.ready()) else {
+            return Ok(None);
+        };
+        if let Some(head) = ring.again.pop_front() {
+            return Ok(Some(head));
+        }
+        let next = ring.queue.iter(memory).map(|mut avail| avail.next()).map_err(|error| error.to_string())?;
+        let Some(head) = next.map(|chain| chain.head_index()) else { return Ok(None) };
+        let size = ring.queue.size();
+        // A driver never has more chains with the device than there are descriptors. This bounds what a device holds.
+        if head >= size || ring.taken.len() >= usize::from(size) {
+            ring.queue.go_to_previous_position();
+            return Err(format!("chain {head} offered while {} are taken, in a queue of {size}", ring.taken.len()));
+        }
+        ring.taken.push_back(head);
+        Ok(Some(head))
+    }
+
+    /// Whether a chain still belongs to the driver's present session with the device.
+    pub(crate) fn is_current(&self, ticket: Ticket) -> bool {
+        ticket.incarnation == self.registers.incarnation
+    }
+
+    /// Gives a chain back, with `written` bytes in its writable buffers. Whether the driver wants to be told by an interrupt.
+    pub(crate) fn finish(&mut self, ticket: Ticket, written: u32) -> bool {
+        let memory = self.memory();
+        let current = self.is_current(ticket);
+        let ring = self.registers.rings.get_mut(ticket.queue).filter(|ring| current && ring.queue.ready());
+        let Some(ring) = ring else { return false };
+        let Some(place) = ring.taken.iter().position(|&head| head == ticket.head) else { return false };
+        if let Err(error) = ring.queue.add_used(memory, ticket.head, written) {
+            self.fail(ticket.queue, &format!("used ring: {error}"));
+            return false;
+        }
+        ring.taken.remove(place);
+        // The used index must be seen before the flag is read, or both sides could miss each other (2.7.7.2).
+        fence(Ordering::SeqCst);
+        let flags: Result<u16, _> = memory.load(GuestAddress(ring.queue.avail_ring()), Ordering::Relaxed);
+        !flags.is_ok_and(|flags| u16::from_le(flags) & VRING_AVAIL_F_NO_INTERRUPT as u16 != 0)
+    }
+
+    /// Says that the driver broke the rules: the device does nothing more until it is reset (2.1.2).
+    pub(crate) fn fail(&mut self, queue: usize, what: &str) {
+        log::warn!("{}: queue {queue}: {what}; the device waits for a reset", self.transport.name());
+        self.registers.needs_reset();
+        self.transport.interrupt_configuration();
+    }
+}
