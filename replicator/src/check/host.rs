@@ -101,22 +101,23 @@ fn directory(key: &str, path: &Path) -> Looked {
 
 fn tap(index: usize, name: &str) -> Looked {
     let complaint = |remedy: String| Err((format!("nic[{index}].tap"), format!("{name:?}"), remedy));
-    let class = Path::new("/sys/class/net").join(name);
-    if !class.exists() {
+    // Of this network namespace; /sys may be mounted in another one.
+    let interfaces = fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
+    if !interfaces.lines().any(|line| line.split(':').next().is_some_and(|found| found.trim() == name)) {
         return complaint(format!(
             "no such interface; `ip tuntap add dev {name} mode tap vnet_hdr && ip link set {name} up`"
         ));
     }
     // IFF_TAP and IFF_PERSIST as in linux/if_tun.h.
-    let flags = fs::read_to_string(class.join("tun_flags")).unwrap_or_default();
+    let Ok(flags) = fs::read_to_string(Path::new("/sys/class/net").join(name).join("tun_flags")) else {
+        return complaint("an interface, but no tap; name another one".to_owned());
+    };
     let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap_or_default();
     if flags & 0x0002 == 0 {
-        return complaint("an interface, but no tap; name another one".to_owned());
+        return complaint("a tun, but no tap; name another one".to_owned());
     }
     if flags & 0x0800 == 0 {
-        return complaint(format!(
-            "not persistent: it ends with its program; make it by `ip tuntap add dev {name} mode tap`"
-        ));
+        return complaint(format!("not persistent: it ends with its program; make it by `ip tuntap add dev {name} mode tap`"));
     }
     Ok(())
 }

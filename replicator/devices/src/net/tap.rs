@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 
 use super::{HEADER_BYTES, NetError};
 
@@ -26,7 +25,8 @@ impl Tap {
     pub(super) fn open(name: &str) -> Result<Tap, NetError> {
         let request = interface_request(name)?;
         // TUNSETIFF would make a tap that is gone with this process: a bridge would not have it.
-        if !Path::new("/sys/class/net").join(name).join("tun_flags").exists() {
+        // SAFETY: `ifr_name` is a string that ends with a zero, and the kernel only reads it.
+        if unsafe { libc::if_nametoindex(request.ifr_name.as_ptr()) } == 0 {
             return Err(NetError::NoSuchTap { tap: name.to_owned() });
         }
         let file = File::options()

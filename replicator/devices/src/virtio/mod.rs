@@ -5,9 +5,13 @@
 //! a ring or a buffer of the guest after it. (Linux does not wait for a virtio-mmio reset: `vm_reset` writes the status and goes on.)
 
 mod chain;
+#[cfg(test)]
+pub(crate) mod driver;
 mod registers;
 mod session;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use chain::{Chain, Segment, gather, length, scatter};
 pub(crate) use registers::{Model, Transport};

@@ -15,28 +15,28 @@ use super::session::Ring;
 /// Registers and queues of a virtio device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TransportState {
-    status: u32,
-    driver_features: u64,
-    device_features_select: u32,
-    driver_features_select: u32,
-    queue_select: u32,
-    config_generation: u32,
-    interrupt_status: u32,
-    rings: Vec<RingState>,
+    pub(super) status: u32,
+    pub(super) driver_features: u64,
+    pub(super) device_features_select: u32,
+    pub(super) driver_features_select: u32,
+    pub(super) queue_select: u32,
+    pub(super) config_generation: u32,
+    pub(super) interrupt_status: u32,
+    pub(super) rings: Vec<RingState>,
 }
 
 /// A queue, as virtio-queue's `QueueState` (which has no serde) less what never varies, and what was taken from it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct RingState {
-    size: u16,
-    ready: bool,
-    next_avail: u16,
-    next_used: u16,
-    desc_table: u64,
-    avail_ring: u64,
-    used_ring: u64,
+pub(super) struct RingState {
+    pub(super) size: u16,
+    pub(super) ready: bool,
+    pub(super) next_avail: u16,
+    pub(super) next_used: u16,
+    pub(super) desc_table: u64,
+    pub(super) avail_ring: u64,
+    pub(super) used_ring: u64,
     /// Heads taken from the avail ring and not in the used ring, in the order they were taken.
-    taken: Vec<u16>,
+    pub(super) taken: Vec<u16>,
 }
 
 impl RingState {
@@ -131,6 +131,9 @@ impl Transport {
         let agreed = state.status & VIRTIO_CONFIG_S_FEATURES_OK != 0;
         let running =
             state.status & (VIRTIO_CONFIG_S_DRIVER_OK | VIRTIO_CONFIG_S_NEEDS_RESET) == VIRTIO_CONFIG_S_DRIVER_OK;
+        if running && !agreed {
+            return Err("a driver at work that agreed to no features".to_owned());
+        }
         if agreed && !acceptable(state.driver_features, self.features()) {
             return Err(format!("features {:#x}, where this device has {:#x}", state.driver_features, self.features()));
         }
