@@ -86,8 +86,7 @@ impl Device for Disk {
         for job in std::mem::take(&mut self.parked) {
             self.submit(job);
         }
-        self.transport.interrupt_again();
-        self.transport.kick_all();
+        self.transport.resume();
         self.worker.wake();
     }
 

@@ -405,8 +405,7 @@ impl Device for Net {
         }
         self.started = true;
         self.tap_readable = true;
-        self.transport.interrupt_again();
-        self.transport.kick_all();
+        self.transport.resume();
     }
 
     fn stop(&mut self) {

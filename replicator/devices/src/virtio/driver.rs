@@ -62,7 +62,9 @@ impl Driver {
     /// Resets the device and brings it to work, with empty queues.
     pub(crate) fn start(&mut self, features: u64) {
         self.negotiate(features);
-        self.memory.write_slice(&vec![0; self.queues.len() * RING_BYTES as usize], GuestAddress(RINGS)).expect("memory");
+        self.memory
+            .write_slice(&vec![0; self.queues.len() * RING_BYTES as usize], GuestAddress(RINGS))
+            .expect("memory");
         for queue in 0..self.queues.len() {
             self.queues[queue] = Position::default();
             self.set_up(queue, Self::table(queue));

@@ -159,7 +159,7 @@ impl Transport {
         }
     }
 
-    pub(crate) fn kick_all(&self) {
+    fn kick_all(&self) {
         (0..self.notifiers.len()).for_each(|queue| self.kick(queue));
     }
 
@@ -184,11 +184,17 @@ impl Transport {
         self.interrupt(VIRTIO_MMIO_INT_CONFIG);
     }
 
-    /// Interrupts a driver that is at work, as after a load: an interrupt on its way then is in no saved state.
-    pub(crate) fn interrupt_again(&self) {
-        if self.lock().has_status(VIRTIO_CONFIG_S_DRIVER_OK) {
+    /// Makes the event loop look at every queue and, if a driver is at work, the driver at everything: after a load, since an
+    /// interrupt or a notification on its way is in no saved state.
+    pub(crate) fn resume(&self) {
+        let mut registers = self.lock();
+        registers.rings.iter_mut().for_each(Ring::sabotage);
+        let is_at_work = registers.has_status(VIRTIO_CONFIG_S_DRIVER_OK);
+        drop(registers);
+        if is_at_work {
             self.interrupt_used();
         }
+        self.kick_all();
     }
 
     /// Changes the configuration space (virtio 1.2, 2.5.1: the driver sees a new generation of it).

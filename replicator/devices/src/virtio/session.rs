@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::MutexGuard;
 use std::sync::atomic::{Ordering, fence};
 
+use kemari_core::sabotage::{self, Bug};
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_INDIRECT_DESC, VRING_AVAIL_F_NO_INTERRUPT};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
@@ -20,6 +21,24 @@ pub(super) struct Ring {
     pub(super) taken: VecDeque<u16>,
     /// Of those, the ones a [load](Transport::load) brought that are still to be done again. They go before the avail ring.
     pub(super) again: VecDeque<u16>,
+}
+
+impl Ring {
+    /// Plants the bugs that lose requests at a failover, if asked for. Not where state is loaded: the rehearsal, which reads
+    /// back what it has loaded, would find them before there is a failover.
+    pub(super) fn sabotage(&mut self) {
+        if self.again.is_empty() {
+            return;
+        }
+        if sabotage::planted(Bug::ForgetPending) {
+            self.again.clear();
+        }
+        if sabotage::planted(Bug::RewindAvail) {
+            self.again.clear();
+            self.taken.clear();
+            self.queue.set_next_avail(self.queue.next_used());
+        }
+    }
 }
 
 /// A chain that was taken: how to give it back. It is worth nothing after a reset of the device.

@@ -1,8 +1,8 @@
 //! Saved state of the transport.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
-use kemari_core::sabotage::{self, Bug};
 use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET,
@@ -78,24 +78,9 @@ impl RingState {
             used_ring: self.used_ring,
         })
         .map_err(|error| error.to_string())?;
-        Ok(sabotaged(Ring {
-            queue,
-            taken: self.taken.iter().copied().collect(),
-            again: self.taken.iter().copied().collect(),
-        }))
+        let taken: VecDeque<u16> = self.taken.iter().copied().collect();
+        Ok(Ring { queue, again: taken.clone(), taken })
     }
-}
-
-/// Plants the bugs that lose requests at a failover, if asked for.
-fn sabotaged(mut ring: Ring) -> Ring {
-    if sabotage::planted(Bug::ForgetPending) || sabotage::planted(Bug::RewindAvail) {
-        ring.taken.clear();
-        ring.again.clear();
-    }
-    if sabotage::planted(Bug::RewindAvail) {
-        ring.queue.set_next_avail(ring.queue.next_used());
-    }
-    ring
 }
 
 /// State that was checked and fits; see [`Transport::check`].

@@ -7,13 +7,20 @@ use super::*;
 #[derive(Clone, Debug)]
 enum Act {
     Register(u32, u32),
-    Descriptor { table: u64, index: u16, buffer: (u64, u32), flags: u16, next: u16 },
+    Descriptor {
+        table: u64,
+        index: u16,
+        buffer: (u64, u32),
+        flags: u16,
+        next: u16,
+    },
     Offer(u16),
     AvailIndex(u16),
     /// Anything, anywhere in the rings.
     Scribble(u64, u64),
     Take,
     Finish,
+    Restart,
     FailOver,
 }
 
@@ -43,6 +50,7 @@ fn act() -> impl Strategy<Value = Act> {
         2 => register().prop_map(|(offset, value)| Act::Register(offset, value)),
         6 => Just(Act::Take),
         3 => Just(Act::Finish),
+        1 => Just(Act::Restart),
         1 => Just(Act::FailOver),
     ]
 }
@@ -67,6 +75,7 @@ proptest! {
                 Act::Scribble(offset, value) => rig.driver.put(value, Driver::table(0) + offset),
                 Act::Take => tickets.extend(rig.take()),
                 Act::Finish => drop(tickets.pop().map(|ticket| rig.finish(ticket))),
+                Act::Restart => rig.driver.start(FEATURE | INDIRECT_FEATURE),
                 Act::FailOver => rig = rig.failover(),
             }
             let segments = rig.chain.readable.len() + rig.chain.writable.len();

@@ -77,6 +77,7 @@ impl Rig {
         let checked = other.transport.check(self.transport.save()).expect("good state");
         other.transport.load(checked);
         assert_eq!(other.transport.save(), self.transport.save(), "what is loaded can be read back");
+        other.transport.resume();
         other.driver.resume();
         other
     }
@@ -177,10 +178,9 @@ fn interrupts_are_acknowledged_bit_by_bit() {
     assert_eq!(rig.driver.read(VIRTIO_MMIO_INTERRUPT_STATUS), 2);
     // One that was on its way when the checkpoint was cut comes again; the one of which nobody knows, too.
     let other = rig.failover();
-    other.transport.interrupt_again();
     assert_eq!((other.irq.read().ok(), other.driver.read(VIRTIO_MMIO_INTERRUPT_STATUS)), (Some(1), 3));
     let idle = Rig::new();
-    idle.transport.interrupt_again();
+    idle.transport.resume();
     assert!(idle.irq.read().is_err(), "nobody is there to be interrupted");
 }
 

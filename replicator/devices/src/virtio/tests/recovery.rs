@@ -70,7 +70,7 @@ impl Story {
         let taken = self.taken.iter().map(|(head, _)| *head);
         let pending: Vec<u16> = taken.chain(self.waiting.iter().copied()).collect();
         let mut second = self.rig.failover();
-        let begun: Vec<u16> = second.take_all_but(stop_after);
+        let begun = second.begin(stop_after);
         assert_eq!(begun, pending[..begun.len()], "in order");
         let mut third = second.failover();
         let tickets = third.take_all();
@@ -81,15 +81,17 @@ impl Story {
 }
 
 impl Rig {
-    /// The heads of the first `count` chains that can be taken.
-    fn take_all_but(&mut self, count: usize) -> Vec<u16> {
-        let heads = std::iter::from_fn(|| self.take()).take(count).count();
+    /// Takes at most `count` chains and says which.
+    fn begin(&mut self, count: usize) -> Vec<u16> {
+        let taken = std::iter::from_fn(|| self.take()).take(count).count();
         let state = self.transport.save();
-        state.rings[0].taken.iter().copied().take(heads).collect()
+        state.rings[0].taken.iter().copied().take(taken).collect()
     }
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn nothing_is_forgotten_done_twice_or_out_of_order(
         steps in prop::collection::vec(step(), 1..60),
