@@ -12,7 +12,9 @@ use crate::report;
 use crate::round::{Outcome, Round, RoundOptions};
 
 /// Kills within which a bug must be caught.
-const KILLS: u32 = 15;
+const KILLS: u32 = 40;
+/// Kills of the round without a bug: about as many as the slowest bug to be caught needs.
+const CLEAN_KILLS: u32 = 15;
 /// A dead connection is what most bugs end in, so it is not waited for as long as in a round that is to pass. TCP's
 /// retransmissions have come by then: the fourth within 3 s of the kill.
 const PATIENCE: Duration = Duration::from_secs(6);
@@ -61,7 +63,7 @@ pub(crate) fn run(
     for bug in std::iter::once(None).chain(bugs.into_iter().map(Some)) {
         eprintln!("\ncontrol: {}", bug.map_or("no bug", Bug::name));
         let options = RoundOptions { patience: PATIENCE, ..options(binary.to_owned(), mode, seed, bug) };
-        let mut outcome = Outcome::new(seed, KILLS);
+        let mut outcome = Outcome::new(seed, options.kills);
         Round::run(options, &mut outcome, &mut report::line)?;
         let Outcome { kills, findings, .. } = outcome;
         let finding = findings.into_iter().next();
@@ -73,8 +75,8 @@ pub(crate) fn run(
 
 /// A round aimed where the bug does harm.
 fn options(binary: PathBuf, mode: ReplicationMode, seed: u64, bug: Option<Bug>) -> RoundOptions {
-    let round = RoundOptions { bug, ..RoundOptions::soak(binary, mode, seed, KILLS) };
-    let Some(bug) = bug else { return round };
+    let Some(bug) = bug else { return RoundOptions::soak(binary, mode, seed, CLEAN_KILLS) };
+    let round = RoundOptions { bug: Some(bug), ..RoundOptions::soak(binary, mode, seed, KILLS) };
     let aims: &[Aim] = match bug {
         // What was released is forgotten only with the epoch it belongs to.
         Bug::ReleaseAtHold => &[Aim::Uncommitted],
@@ -87,5 +89,8 @@ fn options(binary: PathBuf, mode: ReplicationMode, seed: u64, bug: Option<Bug>) 
         // A client that vanishes sees to it that the entry written early is not just written once more.
         Bug::AnswerWriteEarly => &[Aim::Uncommitted],
     };
-    RoundOptions { aims, bystander: bug == Bug::AnswerWriteEarly, ..round }
+    // A checkpoint must be long on its way for a kill to find it there.
+    let travels = matches!(bug, Bug::AckBeforeVerify | Bug::PromotePartial);
+    let (dirty_pages, dirty_rate) = if travels { (2048, 400_000) } else { (round.dirty_pages, round.dirty_rate) };
+    RoundOptions { aims, bystander: bug == Bug::AnswerWriteEarly, dirty_pages, dirty_rate, ..round }
 }

@@ -48,6 +48,10 @@ pub(crate) struct RoundOptions {
     /// Whether a client comes before each kill and vanishes with the primary: what it sent and the guest forgot is never sent
     /// again.
     pub(crate) bystander: bool,
+    /// Pages the guest writes to all the time, and how many of them a second: they decide how long a checkpoint travels.
+    pub(crate) dirty_pages: u64,
+    /// See above.
+    pub(crate) dirty_rate: u64,
     /// The bug planted.
     pub(crate) bug: Option<Bug>,
     /// Whether to leave the site's files if something is found.
@@ -68,6 +72,8 @@ impl RoundOptions {
             clients: 3,
             patience: Duration::from_secs(15),
             bystander: false,
+            dirty_pages: 256,
+            dirty_rate: 2000,
             bug: None,
             keep_files: false,
         }
@@ -78,8 +84,8 @@ impl RoundOptions {
             binary: self.binary.clone(),
             mode: self.mode,
             memory_mib: 64,
-            dirty_pages: 256,
-            dirty_rate: 2000,
+            dirty_pages: self.dirty_pages,
+            dirty_rate: self.dirty_rate,
             disk_mib: 256,
             socket_buffer_bytes: Some(32 << 10),
             sabotage: self.bug.map(Bug::name),
