@@ -4,15 +4,16 @@
 //! tap, so the chains taken *are* the held frames, and a standby that takes over sends them again.
 
 mod announce;
+mod device;
+mod door;
 mod tap;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use kemari_core::Released;
-use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_CTRL_ANNOUNCE, VIRTIO_NET_CTRL_ANNOUNCE_ACK, VIRTIO_NET_ERR, VIRTIO_NET_F_CTRL_VQ,
@@ -21,14 +22,11 @@ use virtio_bindings::virtio_net::{
 };
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::device::{decode, encode};
 use crate::output::Payload;
-use crate::virtio::{Chain, Model, Ticket, Transport, TransportState, gather, length, scatter};
-use crate::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Memory, Output, Source, SourceId, StateError};
+use crate::virtio::{Chain, Model, Ticket, Transport, gather, length, scatter};
+use crate::{DeviceId, Memory, Output};
+pub use door::{NetError, NetOptions, NetStats};
 use tap::Tap;
-
-const KIND: &str = "net";
-const STATE_VERSION: u16 = 1;
 
 const RX: usize = 0;
 const TX: usize = 1;
@@ -43,81 +41,13 @@ const HEADER_BYTES: usize = 12;
 const HEADER_BUFFERS: std::ops::Range<usize> = 10..12;
 /// An Ethernet header and the longest packet that an interface's MTU allows.
 const FRAME_BYTES_MAX: usize = 14 + 65535;
+/// Bits of the link's status.
+const LINK_UP: u16 = VIRTIO_NET_S_LINK_UP as u16;
+const LINK_ANNOUNCE: u16 = VIRTIO_NET_S_ANNOUNCE as u16;
 /// Where the configuration has the link's status.
 const CONFIG_STATUS: std::ops::Range<usize> = 6..8;
 /// Frames received before the event loop gets its turn again.
 const RECEIVE_BATCH: usize = 128;
-
-/// How to make a [`Net`].
-#[derive(Clone, Debug)]
-pub struct NetOptions {
-    /// Name of a persistent tap that exists.
-    pub tap: String,
-    /// The guest's hardware address.
-    pub mac: [u8; 6],
-}
-
-/// Counters of a [`Net`], since it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NetStats {
-    /// Frames taken from the guest and not yet on the tap.
-    pub held_frames: u64,
-    /// Frames written to the tap.
-    pub sent_frames: u64,
-    /// Bytes of them.
-    pub sent_bytes: u64,
-    /// Frames that the tap refused or that were malformed.
-    pub send_errors: u64,
-    /// Frames given to the guest.
-    pub received_frames: u64,
-    /// Bytes of them.
-    pub received_bytes: u64,
-    /// Frames that did not fit the guest's buffers.
-    pub receive_drops: u64,
-}
-
-/// Why a [`Net`] cannot be made.
-#[derive(Debug, thiserror::Error)]
-pub enum NetError {
-    /// Not a name of a network interface.
-    #[error("{tap:?} is not a name of a network interface (1 to 15 printable characters)")]
-    BadName {
-        /// What was given.
-        tap: String,
-    },
-    /// There is no such tap.
-    #[error("tap {tap} does not exist; make it with: ip tuntap add dev {tap} mode tap && ip link set {tap} up")]
-    NoSuchTap {
-        /// Its name.
-        tap: String,
-    },
-    /// Another process has it.
-    #[error("tap {tap} is in use by another process")]
-    Busy {
-        /// Its name.
-        tap: String,
-    },
-    /// The tap driver cannot be opened.
-    #[error("/dev/net/tun cannot be opened; the tun module and CAP_NET_ADMIN are needed")]
-    Open {
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The tap cannot be used.
-    #[error("tap {tap} cannot be set up")]
-    SetUp {
-        /// Its name.
-        tap: String,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// Out of file descriptors.
-    #[error("no eventfd to be had")]
-    EventFd {
-        /// What the kernel said.
-        source: io::Error,
-    },
-}
 
 /// A frame that leaves the guest, led by its header.
 #[derive(Debug)]
@@ -126,13 +56,6 @@ pub(crate) struct Frame {
     /// The chain to give back once it is on the tap; `None` for an announcement of ours.
     ticket: Option<Ticket>,
     history: u64,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct NetState {
-    transport: TransportState,
-    /// The configuration's status field.
-    link: u16,
 }
 
 /// A network card of the guest.
@@ -147,7 +70,8 @@ pub struct Net {
     history: u64,
     /// Whether the tap may have something to read: it is edge-triggered, and left unread while the guest has no buffers.
     tap_readable: bool,
-    /// Released frames for which the tap has had no room, oldest first. Bounded by the queue: their chains are not given back.
+    /// Released frames for which the tap has had no room, or that were released to a stopped card, oldest first. With a queue's
+    /// worth of them nothing more is taken, so they are bounded by that and by what the gate holds.
     unsent: VecDeque<Frame>,
     /// The configuration's status field.
     link: u16,
@@ -178,7 +102,7 @@ impl Net {
                 | 1 << VIRTIO_NET_F_CTRL_VQ
                 | 1 << VIRTIO_NET_F_GUEST_ANNOUNCE,
             queue_sizes: &QUEUE_SIZES,
-            config: [&mac[..], &(VIRTIO_NET_S_LINK_UP as u16).to_le_bytes()].concat(),
+            config: [&mac[..], &LINK_UP.to_le_bytes()].concat(),
         };
         Ok(Net {
             id,
@@ -190,7 +114,7 @@ impl Net {
             history: 0,
             tap_readable: false,
             unsent: VecDeque::new(),
-            link: VIRTIO_NET_S_LINK_UP as u16,
+            link: LINK_UP,
             owes_interrupt: false,
             chain: Chain::default(),
             buffer: vec![0; HEADER_BYTES + FRAME_BYTES_MAX].into_boxed_slice(),
@@ -203,8 +127,8 @@ impl Net {
     pub fn announce(&mut self, outputs: &mut Vec<Output>) {
         let frame = Frame { bytes: announce::rarp(self.mac), ticket: None, history: self.history };
         outputs.push(Output::new(self.id, Payload::Frame(frame)));
-        if self.transport.negotiated(VIRTIO_NET_F_GUEST_ANNOUNCE) {
-            self.set_link((VIRTIO_NET_S_LINK_UP | VIRTIO_NET_S_ANNOUNCE) as u16);
+        if self.transport.session().is_some_and(|session| session.negotiated(VIRTIO_NET_F_GUEST_ANNOUNCE)) {
+            self.set_link(LINK_UP | LINK_ANNOUNCE);
             self.transport.interrupt_configuration();
         }
     }
@@ -220,11 +144,15 @@ impl Net {
         self.transport.configure(|config| config[CONFIG_STATUS].copy_from_slice(&status.to_le_bytes()));
     }
 
-    /// Copies what the guest wants to send.
+    /// Copies what the guest wants to send: no more at once than fits its queue, so that a guest that fills the queue as fast as
+    /// it is emptied does not keep the event loop.
     fn take_frames(&mut self, outputs: &mut Vec<Output>) {
-        while self.started && !self.backpressure {
-            let Some(mut session) = self.transport.session() else { break };
-            let Some(ticket) = session.take(TX, &mut self.chain) else { break };
+        for _ in 0..QUEUE_SIZES[TX] {
+            if !self.started || self.backpressure || self.unsent.len() >= usize::from(QUEUE_SIZES[TX]) {
+                return;
+            }
+            let Some(mut session) = self.transport.session() else { return };
+            let Some(ticket) = session.take(TX, &mut self.chain) else { return };
             let bytes = length(&self.chain.readable);
             let mut frame = Vec::new();
             if (HEADER_BYTES + 1..=HEADER_BYTES + FRAME_BYTES_MAX).contains(&bytes) {
@@ -240,11 +168,14 @@ impl Net {
             let frame = Frame { bytes: frame, ticket: Some(ticket), history: self.history };
             outputs.push(Output::new(self.id, Payload::Frame(frame)));
         }
+        self.transport.kick(TX);
     }
 
     /// Writes released frames to the tap, in order, for as long as it has room.
     fn send(&mut self) {
-        while let Some(frame) = self.unsent.front() {
+        while self.started
+            && let Some(frame) = self.unsent.front()
+        {
             match self.tap.write(&frame.bytes) {
                 Ok(()) => {
                     self.stats.sent_frames += 1;
@@ -313,9 +244,9 @@ impl Net {
 
     /// Serves the control queue. There is one command: the guest has seen that it is to announce itself.
     fn control(&mut self) {
-        while self.started {
-            let Some(mut session) = self.transport.session() else { break };
-            let Some(ticket) = session.take(CONTROL, &mut self.chain) else { break };
+        for _ in 0..QUEUE_SIZES[CONTROL] {
+            let Some(mut session) = self.transport.session().filter(|_| self.started) else { return };
+            let Some(ticket) = session.take(CONTROL, &mut self.chain) else { return };
             let mut command = [0; 2];
             let got = gather(session.memory(), &self.chain.readable, 0, &mut command).unwrap_or_default();
             let known = [VIRTIO_NET_CTRL_ANNOUNCE as u8, VIRTIO_NET_CTRL_ANNOUNCE_ACK as u8];
@@ -325,118 +256,9 @@ impl Net {
             self.owes_interrupt |= session.finish(ticket, written as u32);
             drop(session);
             if acknowledged {
-                self.set_link(VIRTIO_NET_S_LINK_UP as u16);
+                self.set_link(LINK_UP);
             }
         }
-    }
-}
-
-impl Device for Net {
-    fn id(&self) -> DeviceId {
-        self.id
-    }
-
-    fn bus(&self) -> Arc<dyn BusDevice> {
-        self.transport.clone()
-    }
-
-    fn sources(&self) -> Vec<Source> {
-        let source = |fd, index, interest| Source { fd, id: SourceId { device: self.id, index }, interest };
-        let queues = (0..).zip(self.transport.notifiers());
-        let mut sources: Vec<_> =
-            queues.map(|(index, notifier)| source(notifier.as_raw_fd(), index, Interest::Readable)).collect();
-        sources.push(source(self.tap.fd(), TAP, Interest::ReadableWritable));
-        sources
-    }
-
-    fn notifiers(&self) -> Vec<&EventFd> {
-        self.transport.notifiers().iter().collect()
-    }
-
-    fn service(&mut self, source: SourceId, outputs: &mut Vec<Output>, _events: &mut Vec<DeviceEvent>) {
-        match source.index {
-            TAP => {
-                self.tap_readable = true;
-                self.send();
-                self.receive();
-            }
-            index if usize::from(index) == RX => self.receive(),
-            index if usize::from(index) == TX => self.take_frames(outputs),
-            index if usize::from(index) == CONTROL => self.control(),
-            _ => {}
-        }
-        self.signal();
-    }
-
-    fn collect(&mut self, outputs: &mut Vec<Output>) {
-        self.take_frames(outputs);
-        self.signal();
-    }
-
-    fn release(&mut self, output: Released<Output>) {
-        match output.into_inner().payload {
-            Payload::Frame(frame) if frame.history == self.history => {
-                self.unsent.push_back(frame);
-                // Behind others, it waits with them for room.
-                if self.unsent.len() == 1 {
-                    self.send();
-                }
-            }
-            _ => log::debug!("{}: output of another history is not performed", self.transport.name()),
-        }
-    }
-
-    fn signal(&mut self) {
-        if std::mem::take(&mut self.owes_interrupt) {
-            self.transport.interrupt_used();
-        }
-    }
-
-    fn set_backpressure(&mut self, full: bool) {
-        if self.backpressure && !full {
-            self.transport.kick(TX);
-        }
-        self.backpressure = full;
-    }
-
-    fn start(&mut self) {
-        if let Err(error) = self.tap.set_deaf(false) {
-            log::error!("{}: the tap cannot be opened to the network: {error}", self.transport.name());
-        }
-        self.started = true;
-        self.tap_readable = true;
-        self.transport.resume();
-    }
-
-    fn stop(&mut self) {
-        self.started = false;
-        if let Err(error) = self.tap.set_deaf(true) {
-            log::error!("{}: the tap cannot be closed to the network: {error}", self.transport.name());
-        }
-    }
-
-    fn kind(&self) -> &'static str {
-        KIND
-    }
-
-    fn state_version(&self) -> u16 {
-        STATE_VERSION
-    }
-
-    fn save(&self, into: &mut Vec<u8>) {
-        encode(&NetState { transport: self.transport.save(), link: self.link }, into);
-    }
-
-    fn load(&mut self, version: u16, state: &[u8]) -> Result<(), StateError> {
-        let NetState { transport, link } = decode(KIND, STATE_VERSION, version, state)?;
-        let checked = self.transport.check(transport).map_err(|what| StateError::Invalid { kind: KIND, what })?;
-        self.stop();
-        self.history += 1;
-        self.unsent.clear();
-        self.owes_interrupt = false;
-        // Before the registers, whose generation counter is part of the state.
-        self.set_link(link);
-        self.transport.load(checked);
-        Ok(())
+        self.transport.kick(CONTROL);
     }
 }

@@ -6,7 +6,8 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
-use super::{HEADER_BYTES, NetError};
+use super::HEADER_BYTES;
+use super::door::NetError;
 
 const TUN: &str = "/dev/net/tun";
 
@@ -40,6 +41,7 @@ impl Tap {
         check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw const request) }).map_err(|source| {
             match source.raw_os_error() {
                 Some(libc::EBUSY) => NetError::Busy { tap: name.to_owned() },
+                Some(libc::EINVAL) => NetError::NotATap { tap: name.to_owned() },
                 _ => failed(source),
             }
         })?;
@@ -55,7 +57,7 @@ impl Tap {
         Ok(tap)
     }
 
-    /// Stands in for a tap in tests: anything that keeps the bounds of messages.
+    /// What stands in for a tap in tests: anything that keeps the bounds of messages.
     #[cfg(test)]
     pub(super) fn from_file(file: File) -> Tap {
         Tap { file, name: "test".to_owned() }
@@ -71,12 +73,19 @@ impl Tap {
 
     /// Whether the tap drops what the host sends to it.
     pub(super) fn set_deaf(&self, deaf: bool) -> io::Result<()> {
-        // BPF: accept 0 bytes of every frame. `tun_net_xmit` (drivers/net/tun.c) asks this filter before it queues a frame.
+        // Classic BPF: accept 0 bytes of every frame. `tun_net_xmit` (drivers/net/tun.c) asks this filter before it queues a frame.
         let mut drop_all = libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 };
         let program = libc::sock_fprog { len: 1, filter: &raw mut drop_all };
         let request = if deaf { libc::TUNATTACHFILTER } else { libc::TUNDETACHFILTER };
         // SAFETY: both take a `sock_fprog`; the kernel copies the program, which lives until the end of this function.
         check(unsafe { libc::ioctl(self.fd(), request, &raw const program) })
+    }
+
+    /// Forgets what has arrived. Ends only if the tap is deaf.
+    pub(super) fn drain(&self) {
+        let mut start_of_frame = [0; HEADER_BYTES];
+        // A read takes the whole frame away, however little of it fits.
+        while matches!(self.read(&mut start_of_frame), Ok(bytes) if bytes > 0) {}
     }
 
     /// Reads one frame with its header. `WouldBlock` if there is none.
@@ -101,7 +110,10 @@ fn interface_request(name: &str) -> Result<libc::ifreq, NetError> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    // The kernel keeps a tap's filter when the process that set it is killed, but as a pointer into that process: IFF_NOFILTER
+    // opens the tap without it (`tun_attach` in drivers/net/tun.c), where otherwise this fails or takes whatever is there.
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_NOFILTER;
+    request.ifr_ifru.ifru_flags = flags as libc::c_short;
     Ok(request)
 }
 

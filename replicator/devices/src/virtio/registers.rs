@@ -204,11 +204,6 @@ impl Transport {
         registers.config_generation = registers.config_generation.wrapping_add(1);
     }
 
-    /// Whether the driver accepted a feature of the device.
-    pub(crate) fn negotiated(&self, feature: u32) -> bool {
-        self.lock().negotiated(feature)
-    }
-
     pub(super) fn features(&self) -> u64 {
         self.features
     }

@@ -1,0 +1,146 @@
+//! The network card as the event loop sees it.
+
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use kemari_core::Released;
+use serde::{Deserialize, Serialize};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{CONTROL, LINK_ANNOUNCE, LINK_UP, Net, RX, TAP, TX};
+use crate::device::{decode, encode};
+use crate::output::Payload;
+use crate::virtio::TransportState;
+use crate::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Output, Source, SourceId, StateError};
+
+const KIND: &str = "net";
+const STATE_VERSION: u16 = 1;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct NetState {
+    transport: TransportState,
+    /// The configuration's status field.
+    link: u16,
+}
+
+impl Device for Net {
+    fn id(&self) -> DeviceId {
+        self.id
+    }
+
+    fn bus(&self) -> Arc<dyn BusDevice> {
+        self.transport.clone()
+    }
+
+    fn sources(&self) -> Vec<Source> {
+        let source = |fd, index, interest| Source { fd, id: SourceId { device: self.id, index }, interest };
+        let queues = (0..).zip(self.transport.notifiers());
+        let mut sources: Vec<_> =
+            queues.map(|(index, notifier)| source(notifier.as_raw_fd(), index, Interest::Readable)).collect();
+        sources.push(source(self.tap.fd(), TAP, Interest::ReadableWritable));
+        sources
+    }
+
+    fn notifiers(&self) -> Vec<&EventFd> {
+        self.transport.notifiers().iter().collect()
+    }
+
+    fn service(&mut self, source: SourceId, outputs: &mut Vec<Output>, _events: &mut Vec<DeviceEvent>) {
+        match source.index {
+            TAP => {
+                self.tap_readable = true;
+                self.send();
+                // What is on the tap now made room.
+                self.take_frames(outputs);
+                self.receive();
+            }
+            index if usize::from(index) == RX => self.receive(),
+            index if usize::from(index) == TX => {
+                self.send();
+                self.take_frames(outputs);
+            }
+            index if usize::from(index) == CONTROL => self.control(),
+            _ => {}
+        }
+        self.signal();
+    }
+
+    fn collect(&mut self, outputs: &mut Vec<Output>) {
+        self.take_frames(outputs);
+        self.signal();
+    }
+
+    fn release(&mut self, output: Released<Output>) {
+        match output.into_inner().payload {
+            Payload::Frame(frame) if frame.history == self.history => {
+                self.unsent.push_back(frame);
+                // Behind others, it waits with them for room or for the start.
+                if self.unsent.len() == 1 {
+                    self.send();
+                }
+            }
+            _ => log::debug!("{}: output of another history is not performed", self.transport.name()),
+        }
+    }
+
+    fn signal(&mut self) {
+        if std::mem::take(&mut self.owes_interrupt) {
+            self.transport.interrupt_used();
+        }
+    }
+
+    fn set_backpressure(&mut self, full: bool) {
+        if self.backpressure && !full {
+            self.transport.kick(TX);
+        }
+        self.backpressure = full;
+    }
+
+    fn start(&mut self) {
+        if !self.started {
+            // What came between the opening of the tap and its first filter, or before the last stop.
+            self.tap.drain();
+        }
+        if let Err(error) = self.tap.set_deaf(false) {
+            log::error!("{}: the tap cannot be opened to the network: {error}", self.transport.name());
+        }
+        self.started = true;
+        self.tap_readable = true;
+        self.transport.resume();
+    }
+
+    fn stop(&mut self) {
+        self.started = false;
+        if let Err(error) = self.tap.set_deaf(true) {
+            log::error!("{}: the tap cannot be closed to the network: {error}", self.transport.name());
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        KIND
+    }
+
+    fn state_version(&self) -> u16 {
+        STATE_VERSION
+    }
+
+    fn save(&self, into: &mut Vec<u8>) {
+        encode(&NetState { transport: self.transport.save(), link: self.link }, into);
+    }
+
+    fn load(&mut self, version: u16, state: &[u8]) -> Result<(), StateError> {
+        let NetState { transport, link } = decode(KIND, STATE_VERSION, version, state)?;
+        if link & !(LINK_UP | LINK_ANNOUNCE) != 0 {
+            return Err(StateError::Invalid { kind: KIND, what: format!("link status {link:#x}") });
+        }
+        let checked = self.transport.check(transport).map_err(|what| StateError::Invalid { kind: KIND, what })?;
+        self.stop();
+        self.history += 1;
+        self.unsent.clear();
+        self.owes_interrupt = false;
+        // Before the registers, whose generation counter is part of the state.
+        self.set_link(link);
+        self.transport.load(checked);
+        Ok(())
+    }
+}

@@ -1,0 +1,180 @@
+//! The card on real taps, in a network namespace of their own. These need root.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::FromRawFd;
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+
+use super::rig::number;
+use super::*;
+
+const TAP_NAME: &str = "kemari-test";
+
+/// Runs a test in a new network namespace that is gone with its thread.
+fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(|| {
+        // SAFETY: affects only the namespaces of this thread.
+        if unsafe { libc::unshare(libc::CLONE_NEWNET) } < 0 {
+            let error = io::Error::last_os_error();
+            assert!(std::env::var_os("CI").is_none(), "no network namespace: {error}");
+            eprintln!("SKIPPED: no network namespace: {error}");
+            return;
+        }
+        test();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn run(program: &str, arguments: &str) {
+    let output = std::process::Command::new(program).args(arguments.split(' ')).output().expect(program);
+    assert!(output.status.success(), "{program} {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn make_tap() {
+    run("ip", &format!("tuntap add dev {TAP_NAME} mode tap"));
+    // Nothing of the kernel's own is to be on it. Without IPv6 there is nothing to disable.
+    let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{TAP_NAME}/disable_ipv6"), "1");
+    run("ip", &format!("link set {TAP_NAME} up"));
+}
+
+/// The host's side of the tap: what a bridge would send and receive.
+struct Host(File);
+
+impl Host {
+    fn new() -> Host {
+        let name = std::ffi::CString::new(TAP_NAME).expect("no zero in it");
+        // SAFETY: plain system calls on values that live until they are done; the descriptor is new and ours.
+        unsafe {
+            let protocol = (libc::ETH_P_ALL as u16).to_be();
+            let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK, i32::from(protocol));
+            assert!(fd >= 0, "{}", io::Error::last_os_error());
+            let file = File::from_raw_fd(fd);
+            let mut address: libc::sockaddr_ll = std::mem::zeroed();
+            address.sll_family = libc::AF_PACKET as u16;
+            address.sll_protocol = protocol;
+            address.sll_ifindex = libc::if_nametoindex(name.as_ptr()) as i32;
+            let bytes = size_of_val(&address) as libc::socklen_t;
+            assert_eq!(libc::bind(fd, (&raw const address).cast(), bytes), 0, "{}", io::Error::last_os_error());
+            Host(file)
+        }
+    }
+
+    fn send(&mut self, number: u16) {
+        self.0.write_all(&frame(number)).expect("the tap is up");
+    }
+
+    /// The next of our frames.
+    fn receive(&mut self) -> Option<u16> {
+        let end = Instant::now() + Duration::from_millis(500);
+        let mut bytes = vec![0; 2000];
+        while Instant::now() < end {
+            match self.0.read(&mut bytes) {
+                Ok(count) if bytes[12..14] == [0x88, 0xb5] => return Some(number(&bytes[..count])),
+                Ok(_) => {}
+                Err(_) => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+        None
+    }
+}
+
+fn rig() -> Rig {
+    let (wire, _) = UnixDatagram::pair().expect("sockets");
+    Rig::on(Tap::open(TAP_NAME).expect("the tap"), wire)
+}
+
+/// Services the card until the guest has received something.
+fn received(rig: &mut Rig) -> Vec<u16> {
+    let end = Instant::now() + Duration::from_millis(500);
+    loop {
+        rig.service(TAP);
+        let numbers = rig.received();
+        if !numbers.is_empty() || Instant::now() > end {
+            return numbers;
+        }
+    }
+}
+
+#[test]
+fn frames_go_both_ways() {
+    in_namespace(|| {
+        make_tap();
+        let mut host = Host::new();
+        let mut rig = rig();
+        rig.run();
+        (0..8).for_each(|head| rig.make_room(head, ROOM));
+        rig.transmit(0, 1);
+        rig.transmit(1, 2);
+        rig.settle();
+        assert_eq!((host.receive(), host.receive()), (Some(1), Some(2)));
+        assert_eq!(rig.net.stats().send_errors, 0);
+        host.send(3);
+        assert_eq!(received(&mut rig), [3]);
+        host.send(4);
+        assert_eq!(received(&mut rig), [4]);
+    });
+}
+
+#[test]
+fn a_card_that_waits_for_its_start_hears_nothing_stale() {
+    in_namespace(|| {
+        make_tap();
+        let mut host = Host::new();
+        let mut rig = rig();
+        rig.driver.start(FEATURES);
+        (0..8).for_each(|head| rig.make_room(head, ROOM));
+        (0..1000).for_each(|number| host.send(number));
+        rig.service_all();
+        assert_eq!(rig.net.tap.read(&mut [0; 100]).map_err(|error| error.kind()), Err(io::ErrorKind::WouldBlock));
+        rig.net.start();
+        host.send(2000);
+        assert_eq!(received(&mut rig), [2000]);
+        rig.net.stop();
+        host.send(2001);
+        rig.net.start();
+        host.send(2002);
+        assert_eq!(received(&mut rig), [2002]);
+    });
+}
+
+#[test]
+fn a_tap_whose_user_was_killed_can_be_used_again() {
+    in_namespace(|| {
+        make_tap();
+        for _killed_while_deaf in 0..3 {
+            // Its stack, where the filter was, is gone with the thread.
+            let open = || drop(Tap::open(TAP_NAME).expect("a tap that was left deaf"));
+            std::thread::scope(|scope| scope.spawn(open).join()).expect("no panic");
+        }
+        let mut host = Host::new();
+        let mut rig = rig();
+        rig.run();
+        (0..8).for_each(|head| rig.make_room(head, ROOM));
+        host.send(1);
+        assert_eq!(received(&mut rig), [1]);
+    });
+}
+
+#[test]
+fn what_is_no_tap_is_refused_by_name_with_the_remedy() {
+    in_namespace(|| {
+        let refused = |name: &str| Tap::open(name).expect_err("no tap").to_string();
+        assert!(refused(TAP_NAME).contains(&format!("ip tuntap add dev {TAP_NAME} mode tap")));
+        run("ip", "tuntap add dev tun9 mode tun");
+        run("ip", "tuntap add dev many9 mode tap multi_queue");
+        for name in ["lo", "tun9", "many9"] {
+            assert!(refused(name).contains("no tap with one queue"), "{}", refused(name));
+        }
+        make_tap();
+        let used = Tap::open(TAP_NAME).expect("the tap");
+        assert!(refused(TAP_NAME).contains("in use"));
+        drop(used);
+        Tap::open(TAP_NAME).expect("free again");
+    });
+    for name in ["", "sixteen-letters-", "a b", "a/b", "tap%d", "t\u{e4}p", "a\0b"] {
+        assert!(matches!(Tap::open(name), Err(NetError::BadName { .. })), "{name:?}");
+    }
+}
