@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-const SERIES: usize = 3;
+/// Series of samples, of which the best counts.
+pub(crate) const SERIES: usize = 3;
 
 /// How many samples make a median.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +48,8 @@ pub(crate) fn timed<E>(work: impl FnOnce() -> Result<(), E>) -> Result<Duration,
     Ok(begun.elapsed())
 }
 
-fn median_us(mut samples: Vec<Duration>) -> f64 {
+/// The median of a series, in microseconds.
+pub(crate) fn median_us(mut samples: Vec<Duration>) -> f64 {
     samples.sort_unstable();
     samples.get(samples.len() / 2).map_or(f64::INFINITY, |median| median.as_secs_f64() * 1e6)
 }

@@ -33,7 +33,6 @@ requests! {
     KVM_CREATE_VM = 0, 0x01, 0;
     KVM_GET_MSR_INDEX_LIST = READ | WRITE, 0x02, 4;
     KVM_CHECK_EXTENSION = 0, 0x03, 0;
-    KVM_GET_VCPU_MMAP_SIZE = 0, 0x04, 0;
     KVM_GET_SUPPORTED_CPUID = READ | WRITE, 0x05, 8;
     KVM_CREATE_VCPU = 0, 0x41, 0;
     KVM_GET_DIRTY_LOG = WRITE, 0x42, size_of::<DirtyLog>();

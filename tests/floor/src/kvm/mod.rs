@@ -3,5 +3,6 @@
 mod abi;
 mod guest;
 pub(crate) mod measure;
-mod state;
+pub(crate) mod state;
 mod vm;
+mod watch;
