@@ -1,73 +1,25 @@
 //! Who may speak: the authority that grants generations and consent.
 //!
-//! Here the authority is the operator, through explicit commands, and its memory is one small file per guest and node. The
-//! file is replaced whole (write, fsync, rename, fsync of the directory) before anything that it allows is done, and is
-//! locked (`flock`, so that the lock dies with the process) while a daemon uses it.
+//! Here the authority is the operator, through explicit commands, and its memory is one small [record] per guest and node. It
+//! is on stable storage before anything that it allows is done, and is locked (`flock`, so that the lock dies with the
+//! process) while a daemon uses it.
 //!
 //! The two things it hands out are types: a [`Grant`] is needed to become primary, a [`Consent`] to run unprotected.
 
+mod record;
+
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use kemari_core::{Consent, ConsentReason, Generation};
-use serde::{Deserialize, Serialize};
 
-const RECORD_FILE: &str = "record.json";
+use self::record::Store;
+pub use self::record::{Record, Standing};
+
+const RECORD_FILE: &str = "record";
 const LOCK_FILE: &str = "lock";
-/// A record is a few hundred bytes; anything much larger is not one.
-const RECORD_LIMIT_BYTES: u64 = 64 * 1024;
-
-/// What this node was when the record was last written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Standing {
-    /// `create` named this node as the first to run the guest, which has never run.
-    Created,
-    /// It followed a primary.
-    Standby,
-    /// It ran the guest.
-    Primary,
-}
-
-/// The durable memory of one node about one guest.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Record {
-    /// The guest's name, so that a state directory used for another guest is noticed.
-    pub guest: String,
-    /// Newest generation this node knows.
-    pub generation_number: u64,
-    /// The random half of that generation's name, in hexadecimal.
-    pub generation_id: String,
-    /// What this node was in it.
-    pub standing: Standing,
-    /// Whether a primary of it may run unprotected: the generation was granted to this node alone, or consent was given.
-    pub unprotected: bool,
-}
-
-impl Record {
-    fn new(guest: &str, generation: Generation, standing: Standing) -> Record {
-        Record {
-            guest: guest.to_owned(),
-            generation_number: generation.number,
-            generation_id: format!("{:016x}", generation.id),
-            standing,
-            unprotected: false,
-        }
-    }
-
-    fn unprotected(mut self) -> Record {
-        self.unprotected = true;
-        self
-    }
-
-    fn generation(&self) -> Option<Generation> {
-        let id = u64::from_str_radix(&self.generation_id, 16).ok()?;
-        Some(Generation { number: self.generation_number, id })
-    }
-}
 
 /// Why the authority says no, or cannot say anything.
 #[derive(Debug, thiserror::Error)]
@@ -146,9 +98,8 @@ impl Grant {
 /// The operator's word, remembered in a directory of this node.
 #[derive(Debug)]
 pub struct Authority {
-    directory: PathBuf,
     guest: String,
-    record: Option<Record>,
+    store: Store,
     /// Keeps the flock for as long as the daemon lives.
     _lock: File,
 }
@@ -177,8 +128,8 @@ impl Authority {
             Err(fs::TryLockError::WouldBlock) => return Err(AuthorityError::Locked { path: lock_path }),
             Err(fs::TryLockError::Error(source)) => return Err(AuthorityError::Io { path: lock_path, source }),
         }
-        let record = read_record(&directory.join(RECORD_FILE), guest)?;
-        Ok(Authority { directory: directory.to_owned(), guest: guest.to_owned(), record, _lock: lock })
+        let store = Store::open(directory, &directory.join(RECORD_FILE), guest)?;
+        Ok(Authority { guest: guest.to_owned(), store, _lock: lock })
     }
 
     /// Writes the first record of a guest: this node is the one to boot it.
@@ -186,19 +137,19 @@ impl Authority {
     /// # Errors
     /// A record exists already, or cannot be written.
     pub fn create(&mut self) -> Result<Generation, AuthorityError> {
-        if let Some(record) = &self.record {
+        if let Some(record) = self.store.record() {
             let generation = format!("{}-{}", record.generation_number, record.generation_id);
-            return Err(AuthorityError::Exists { path: self.directory.join(RECORD_FILE), generation });
+            return Err(AuthorityError::Exists { path: self.store.path().to_owned(), generation });
         }
         let generation = Generation { number: 1, id: random_id()? };
-        self.write(Record::new(&self.guest, generation, Standing::Created))?;
+        self.store.write(Record::new(&self.guest, generation, Standing::Created))?;
         Ok(generation)
     }
 
     /// The newest generation this node knows.
     #[must_use]
     pub fn generation(&self) -> Option<Generation> {
-        self.record.as_ref().and_then(Record::generation)
+        self.store.record().and_then(Record::generation)
     }
 
     /// Makes `generation` the one this node follows.
@@ -206,7 +157,7 @@ impl Authority {
     /// # Errors
     /// The record cannot be written; nothing may then be done in that generation.
     pub fn follow(&mut self, generation: Generation) -> Result<(), AuthorityError> {
-        self.write(Record::new(&self.guest, generation, Standing::Standby))
+        self.store.write(Record::new(&self.guest, generation, Standing::Standby))
     }
 
     /// Grants the generation after `from` to this node, which holds the newest image of `from`.
@@ -215,14 +166,14 @@ impl Authority {
     /// The record cannot be written; the node must then not become primary.
     pub fn promote(&mut self, from: Generation) -> Result<Grant, AuthorityError> {
         let generation = from.next(random_id()?);
-        self.write(Record::new(&self.guest, generation, Standing::Primary).unprotected())?;
+        self.store.write(Record::new(&self.guest, generation, Standing::Primary).unprotected())?;
         Ok(Grant { generation })
     }
 
     /// Whether this node was named to boot a guest that never ran.
     #[must_use]
     pub fn may_boot(&self) -> bool {
-        self.record.as_ref().is_some_and(|record| record.standing == Standing::Created)
+        self.store.record().is_some_and(|record| record.standing == Standing::Created)
     }
 
     /// Grants a generation in which the guest boots from its disk, without memory of what it did before.
@@ -233,7 +184,7 @@ impl Authority {
     /// # Errors
     /// There is no record, or one of a guest that ran, and the operator did not insist; or the record cannot be written.
     pub fn cold_boot(&mut self, insist: bool) -> Result<Grant, AuthorityError> {
-        let from = match (&self.record, self.generation()) {
+        let from = match (self.store.record(), self.generation()) {
             (Some(record), Some(generation)) if insist || record.standing == Standing::Created => generation,
             (Some(_), _) => {
                 return Err(AuthorityError::NothingToResume(
@@ -256,7 +207,7 @@ impl Authority {
     /// # Errors
     /// The record cannot be written; then there is no consent.
     pub fn consent(&mut self, generation: Generation) -> Result<Consent, AuthorityError> {
-        self.write(Record::new(&self.guest, generation, Standing::Primary).unprotected())?;
+        self.store.write(Record::new(&self.guest, generation, Standing::Primary).unprotected())?;
         Ok(Consent::recorded(generation, ConsentReason::Operator))
     }
 
@@ -265,52 +216,8 @@ impl Authority {
     /// # Errors
     /// The record cannot be written.
     pub fn protect(&mut self, generation: Generation) -> Result<(), AuthorityError> {
-        self.write(Record::new(&self.guest, generation, Standing::Primary))
+        self.store.write(Record::new(&self.guest, generation, Standing::Primary))
     }
-
-    fn write(&mut self, record: Record) -> Result<(), AuthorityError> {
-        if self.record.as_ref() == Some(&record) {
-            return Ok(());
-        }
-        let path = self.directory.join(RECORD_FILE);
-        replace_durably(&self.directory, &path, &record)
-            .map_err(|source| AuthorityError::Io { path: path.clone(), source })?;
-        self.record = Some(record);
-        Ok(())
-    }
-}
-
-fn read_record(path: &Path, guest: &str) -> Result<Option<Record>, AuthorityError> {
-    let mut text = String::new();
-    match File::open(path).and_then(|file| file.take(RECORD_LIMIT_BYTES).read_to_string(&mut text)) {
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(AuthorityError::Io { path: path.to_owned(), source }),
-    }
-    let damaged = |reason: String| AuthorityError::Damaged { path: path.to_owned(), reason };
-    let record: Record = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
-    if record.generation().is_none() {
-        return Err(damaged(format!("generation_id {:?} is not hexadecimal", record.generation_id)));
-    }
-    if record.guest != guest {
-        return Err(AuthorityError::OtherGuest {
-            path: path.to_owned(),
-            found: record.guest,
-            wanted: guest.to_owned(),
-        });
-    }
-    Ok(Some(record))
-}
-
-/// Write, fsync, rename, fsync of the directory: after a power cut there is the old record or the new one, whole.
-fn replace_durably(directory: &Path, path: &Path, record: &Record) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
-    serde_json::to_writer_pretty(&mut file, record)?;
-    file.write_all(b"\n")?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    File::open(directory)?.sync_all()
 }
 
 fn random_id() -> Result<u64, AuthorityError> {

@@ -1,5 +1,7 @@
 //! The link over real loopback sockets.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "a test says by these what it wanted")]
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
