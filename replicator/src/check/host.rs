@@ -117,7 +117,9 @@ fn tap(index: usize, name: &str) -> Looked {
         return complaint("a tun, but no tap; name another one".to_owned());
     }
     if flags & 0x0800 == 0 {
-        return complaint(format!("not persistent: it ends with its program; make it by `ip tuntap add dev {name} mode tap`"));
+        return complaint(format!(
+            "not persistent: it ends with its program; make it by `ip tuntap add dev {name} mode tap`"
+        ));
     }
     Ok(())
 }

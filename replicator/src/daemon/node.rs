@@ -200,7 +200,11 @@ impl Node {
     fn promote(&mut self) -> Result<(), DaemonError> {
         let begun = Instant::now();
         let Some(Role::Standby(mut standby)) = self.role.take() else { return Ok(()) };
-        let grant = match self.load_and_ask(&standby)? {
+        let granted = match standby.protocol.promotable() {
+            Ok(image) => self.host.authority.promote(image.generation).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        let grant = match granted {
             Ok(grant) => grant,
             Err(reason) => {
                 standby.refuse(begun, &mut self.host, &reason);
@@ -218,6 +222,9 @@ impl Node {
             }
         };
         self.parting.extend(link.map(|link| (begun + PARTING_LIMIT, link)));
+        // What the commits have written is in the image; from here the logs say what differs from it.
+        self.host.machine.harvest(&mut PageSet::empty(self.host.machine.pages()))?;
+        self.host.machine.load(&promoted.state)?;
         self.become_primary(grant, Some(promoted.image))?;
         let image = promoted.image;
         let detail = format!(
@@ -229,24 +236,6 @@ impl Node {
             self.host.news.grant(ticket, detail);
         }
         Ok(())
-    }
-
-    /// Loads the image's state while the authority is asked: its answer takes a write to stable storage, and a loaded guest
-    /// that does not run shows nothing to anybody. Returns the grant, or why there is none.
-    fn load_and_ask(&mut self, standby: &Standby) -> Result<Result<Grant, String>, DaemonError> {
-        let image = match standby.protocol.promotable() {
-            Ok(image) => image,
-            Err(error) => return Ok(Err(error.to_string())),
-        };
-        let Some(state) = standby.protocol.state() else { return Ok(Err("there is no state".to_owned())) };
-        let Host { machine, authority, .. } = &mut self.host;
-        std::thread::scope(|scope| {
-            let asked = scope.spawn(|| authority.promote(image.generation).map_err(|error| error.to_string()));
-            // What the commits have written is in the image; from here the logs say what differs from it.
-            machine.harvest(&mut PageSet::empty(machine.pages()))?;
-            machine.load(state)?;
-            Ok(asked.join().unwrap_or_else(|_| Err("the authority failed".to_owned())))
-        })
     }
 
     /// Runs the machine, which is booted or loaded, as primary.
