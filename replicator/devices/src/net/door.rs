@@ -2,7 +2,7 @@
 
 use std::io;
 
-/// How to make a [`Net`].
+/// How to make a [`Net`](super::Net).
 #[derive(Clone, Debug)]
 pub struct NetOptions {
     /// Name of a persistent tap that exists.
@@ -11,7 +11,7 @@ pub struct NetOptions {
     pub mac: [u8; 6],
 }
 
-/// Counters of a [`Net`], since it was made.
+/// Counters of a [`Net`](super::Net), since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NetStats {
     /// Frames taken from the guest and not yet on the tap.
@@ -30,7 +30,7 @@ pub struct NetStats {
     pub receive_drops: u64,
 }
 
-/// Why a [`Net`] cannot be made.
+/// Why a [`Net`](super::Net) cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
     /// Not a name of a network interface.

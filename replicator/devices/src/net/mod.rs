@@ -222,23 +222,19 @@ impl Net {
 
     /// Puts the frame in `buffer` into the guest's next receive buffer.
     fn deliver(&mut self, bytes: usize) {
-        let frame = &mut self.buffer[..bytes];
+        self.buffer[HEADER_BUFFERS].copy_from_slice(&1u16.to_le_bytes());
         let Some(mut session) = self.transport.session() else { return };
         let Some(ticket) = session.take(RX, &mut self.chain) else { return };
-        let room = length(&self.chain.writable);
-        let mut written = 0;
-        if bytes >= HEADER_BYTES && bytes <= room {
-            frame[HEADER_BUFFERS].copy_from_slice(&1u16.to_le_bytes());
-            written = scatter(session.memory(), &self.chain.writable, 0, frame).unwrap_or_default();
-        }
-        if written == bytes {
+        let fits = (HEADER_BYTES..=length(&self.chain.writable)).contains(&bytes);
+        let written = if fits && scatter(session.memory(), &self.chain.writable, 0, &self.buffer[..bytes]).is_ok() {
             self.stats.received_frames += 1;
             self.stats.received_bytes += (bytes - HEADER_BYTES) as u64;
+            bytes
         } else {
-            // A length of 0 tells the driver that there is no frame in it.
-            written = 0;
             self.stats.receive_drops += 1;
-        }
+            // This tells the driver that there is no frame in it.
+            0
+        };
         self.owes_interrupt |= session.finish(ticket, written as u32);
     }
 

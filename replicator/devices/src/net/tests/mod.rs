@@ -216,6 +216,25 @@ fn frames_wait_in_order_for_room_in_the_tap() {
 }
 
 #[test]
+fn resets_do_not_make_room_for_more_frames() {
+    let mut rig = Rig::running();
+    for round in 0..40 {
+        rig.driver.start(FEATURES);
+        (0..ENTRIES).for_each(|head| rig.transmit(head, round * ENTRIES + head));
+        rig.settle();
+    }
+    assert!(rig.net.unsent.len() < usize::from(QUEUE_SIZES[TX] + ENTRIES), "{}", rig.net.unsent.len());
+    let mut sent = Vec::new();
+    while !rig.net.unsent.is_empty() || rig.gate.is_holding() {
+        rig.settle();
+        sent.extend(rig.sent());
+    }
+    sent.extend(rig.sent());
+    assert!(sent.is_sorted(), "{sent:?}");
+    assert!(sent.ends_with(&[40 * ENTRIES - 2, 40 * ENTRIES - 1]), "the last driver is served in the end");
+}
+
+#[test]
 fn a_reset_does_not_take_back_what_was_said() {
     let mut rig = Rig::running();
     rig.transmit(0, 1);
