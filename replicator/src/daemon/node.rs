@@ -156,7 +156,7 @@ impl Node {
             (Request::Demote, Some(Role::Primary(primary))) => primary.begin_handover(now, host, Some(ticket), false),
             (Request::Handover, Some(Role::Primary(primary))) => primary.begin_handover(now, host, Some(ticket), true),
             (Request::Checkpoint, Some(Role::Primary(primary))) => primary.request_checkpoint(host, ticket),
-            (Request::RunUnprotected, Some(Role::Primary(primary))) => primary.run_unprotected(now, host, ticket)?,
+            (Request::RunUnprotected, Some(Role::Primary(primary))) => primary.run_unprotected(host, ticket)?,
             (Request::Demote, _) => host.news.grant(ticket, "not the primary"),
             (Request::Handover | Request::Checkpoint | Request::RunUnprotected, _) => {
                 host.news.refuse(ticket, "the guest does not run here: ask the primary");
@@ -257,6 +257,10 @@ impl Node {
         ticket: Option<Ticket>,
         result: Result<Option<Generation>, String>,
     ) -> Result<(), DaemonError> {
+        if let Ok(Some(generation)) = result {
+            // Before anybody can ask for a promotion here: the image is not the newest any more.
+            self.host.authority.follow(generation)?;
+        }
         self.become_standby(held)?;
         let news = &mut self.host.news;
         match result {

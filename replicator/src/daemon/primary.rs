@@ -122,8 +122,8 @@ impl Primary {
     }
 
     /// Opens the gate by the operator's consent.
-    pub(super) fn run_unprotected(&mut self, now: Instant, host: &mut Host, ticket: Ticket) -> Result<(), DaemonError> {
-        if self.protocol.phase() == Phase::Protected {
+    pub(super) fn run_unprotected(&mut self, host: &mut Host, ticket: Ticket) -> Result<(), DaemonError> {
+        if matches!(self.protocol.phase(), Phase::Covering | Phase::Protected) {
             host.news.refuse(
                 ticket,
                 "the standby is in sync and gates the output; stop it first if the guest is to run alone",
@@ -146,10 +146,7 @@ impl Primary {
         if self.awaiting.take().is_some() {
             host.machine.run();
         }
-        let held_since = self.held_since.take();
-        log::warn!(
-            "the guest runs unprotected by the operator's consent; output waited since {held_since:?} at {now:?}"
-        );
+        self.held_since = None;
         host.news.emit("unprotected", "the guest runs unprotected, by the operator's consent");
         host.news.grant(ticket, "the guest runs unprotected until a standby is in sync");
         Ok(())
@@ -262,6 +259,9 @@ impl Primary {
         }
         if let Some(reason) = link.closed() {
             self.protocol.link_down(now, reason);
+            if self.peer != Peer::Present && self.protocol.phase() == Phase::Alone {
+                self.peer = Peer::Gone(reason.to_owned());
+            }
             self.link = None;
         }
     }

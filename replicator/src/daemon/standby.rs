@@ -40,7 +40,8 @@ impl Standby {
 
     /// Takes over a link that a peer has opened, if there is none yet.
     pub(super) fn adopt(&mut self, link: Link) {
-        if self.link.is_some() {
+        // One that is only waiting for its last words to be taken makes way.
+        if self.link.is_some() && !self.is_alone() {
             log::info!("{}: refused: another primary is connected", link.peer());
             return;
         }
