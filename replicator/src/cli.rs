@@ -15,7 +15,7 @@ use kemari_control::{Client, Reply, Request};
 use crate::authority::Authority;
 use crate::config::Config;
 use crate::link::Key;
-use crate::{check, daemon, demo, logging};
+use crate::{bench, check, daemon, demo, logging};
 
 /// Why a command failed, as the operator is told.
 type Failure = Box<dyn std::error::Error>;
@@ -93,6 +93,8 @@ enum Command {
     },
     /// Show on this machine alone how a guest survives: two nodes, a client, two kills (needs root and /dev/kvm)
     Demo(demo::Options),
+    /// Measure on this machine what protection costs, beside what the machine does at best (needs root and /dev/kvm)
+    Bench(bench::Options),
     /// Print what your shell needs to complete these commands
     Completions {
         /// The shell
@@ -174,6 +176,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Stop(node) => node.order(&Request::Stop),
         Command::Events { node, json } => events(&node, json),
         Command::Demo(options) => Ok(demo::run(&options)?),
+        Command::Bench(options) => Ok(bench::run(&options)?),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "kemari-replicator", &mut io::stdout());
             Ok(())
