@@ -110,9 +110,9 @@ fn interface_request(name: &str) -> Result<libc::ifreq, NetError> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
-    // The kernel keeps a tap's filter when the process that set it is killed, but as a pointer into that process: IFF_NOFILTER
-    // opens the tap without it (`tun_attach` in drivers/net/tun.c), where otherwise this fails or takes whatever is there.
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_NOFILTER;
+    // IFF_NO_PI is the same bit as IFF_NOFILTER, and that is needed, too: the kernel keeps the filter of a process that was
+    // killed, as a pointer into that process, and would set it again here (`tun_attach` in drivers/net/tun.c).
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
     request.ifr_ifru.ifru_flags = flags as libc::c_short;
     Ok(request)
 }

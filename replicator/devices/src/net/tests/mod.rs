@@ -127,6 +127,19 @@ fn a_buffer_too_small_costs_a_frame() {
 }
 
 #[test]
+fn what_arrives_without_a_whole_header_is_dropped() {
+    let mut rig = Rig::running();
+    for (head, runt) in (0..).zip([0, 5, HEADER_BYTES - 1]) {
+        // One has no room at all.
+        rig.driver.offer(RX, head, &[(buffer(RX, head), ROOM, if runt == 0 { 0 } else { WRITABLE })]);
+        rig.wire.send(&vec![0; runt]).expect("room on the wire");
+    }
+    rig.service(TAP);
+    assert_eq!(rig.driver.used(RX), [(0, 0), (1, 0), (2, 0)]);
+    assert_eq!(rig.net.stats(), NetStats { receive_drops: 3, ..NetStats::default() });
+}
+
+#[test]
 fn pages_that_a_frame_was_received_into_are_dirty() {
     let mut rig = Rig::running();
     rig.make_room(3, ROOM);
