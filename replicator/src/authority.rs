@@ -1,6 +1,6 @@
 //! Who may speak: the authority that grants generations and consent.
 //!
-//! Here the authority is the operator, through explicit commands, and its memory is one small [record] per guest and node. It
+//! Here the authority is the operator, through explicit commands, and its memory is one small record per guest and node. It
 //! is on stable storage before anything that it allows is done, and is locked (`flock`, so that the lock dies with the
 //! process) while a daemon uses it.
 //!
