@@ -1,6 +1,6 @@
 //! What one checkpoint costs, by the number of pages in it.
 //!
-//! The guest rewrites a fixed working set all the time; a checkpoint is asked for at the control socket whenever it has been
+//! The guest rewrites a fixed working set without rest; a checkpoint is asked for at the control socket whenever it has been
 //! through it once, so that its pages are in each. The figures are the replicator's own, one checkpoint at a time.
 
 use std::thread;
@@ -10,18 +10,16 @@ use kemari_control::{Checkpoints, Request};
 use kemari_site::{Node, Protected, Site, SiteOptions};
 
 use super::table::{Row, Target, Unit};
-use super::{Bench, BenchError};
+use super::{Bench, BenchError, RESTLESS};
 
 const MEMORY_MIB: u64 = 256;
 /// The pages of each case, and how long the guest is given to write to them: each costs it a write fault of up to 40 µs.
 const CASES: [(u64, Duration); 4] = [
-    (0, Duration::from_millis(10)),
-    (16, Duration::from_millis(25)),
-    (128, Duration::from_millis(35)),
-    (1024, Duration::from_millis(100)),
+    (0, Duration::from_millis(2)),
+    (16, Duration::from_millis(2)),
+    (128, Duration::from_millis(10)),
+    (1024, Duration::from_millis(60)),
 ];
-/// The guest's workload comes in bursts, so many a second (`tests/guest`): each is to go through the working set once.
-const BURSTS_PER_SECOND: u64 = 100;
 /// The first checkpoints, which still have in them what resync and rehearsal were about.
 const WARM_UP: usize = 5;
 /// Of the raw costs, for 16 pages.
@@ -30,8 +28,8 @@ const COMMIT_TARGET: f64 = 3.0;
 /// Measures them.
 pub(super) fn measure(bench: &mut Bench) -> Result<(), BenchError> {
     for (pages, gap) in CASES {
-        let options =
-            SiteOptions { dirty_pages: pages, dirty_rate: pages * BURSTS_PER_SECOND, ..bench.site(MEMORY_MIB) };
+        let dirty_rate = if pages == 0 { 0 } else { RESTLESS };
+        let options = SiteOptions { dirty_pages: pages, dirty_rate, ..bench.site(MEMORY_MIB) };
         let site = Site::build(options)?;
         let pair = Protected::boot(&site, |_| ())?;
         let samples = take(bench, &pair.primary, gap, bench.effort(300, 50))?;

@@ -26,6 +26,9 @@ pub use self::error::BenchError;
 use self::floor::Floors;
 use self::table::Row;
 
+/// Pages a second that no guest gets through with rewriting, so that it does not rest.
+const RESTLESS: u64 = 1_000_000;
+
 /// How the benchmark is to be.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Options {

@@ -1,7 +1,5 @@
 //! How long KVM takes: to stop a guest that runs, to read its state, to go on with it; to read a dirty log; to restore a guest.
 
-use std::time::Duration;
-
 use super::state::State;
 use super::vm::{Vm, prepare};
 use super::watch::with_runner;
@@ -13,10 +11,6 @@ use crate::sample::{Effort, SERIES, best_median_of, timed};
 const SMALL_MIB: usize = 64;
 /// Pages that the guest writes to between two readings of the dirty log.
 const DIRTY_PAGES: usize = 16;
-/// How long the guest runs before it is stopped, so that it is well in.
-const SHORT_EPOCH: Duration = Duration::from_micros(200);
-/// How long it runs before the dirty log is read, so that it has been through the write faults of all its pages.
-const LONG_EPOCH: Duration = Duration::from_millis(2);
 
 /// What each stop costs.
 pub(crate) struct Exits {
@@ -50,7 +44,7 @@ pub(crate) fn exits(effort: Effort) -> Result<Exits, Error> {
     vm.begin(1)?;
     let mut state = State::of(&vm);
     let (mut kicks, mut entries, mut reads) = (Vec::new(), Vec::new(), Vec::new());
-    with_runner(&vm, &memory, SHORT_EPOCH, |runner| {
+    with_runner(&vm, &memory, |runner| {
         for _ in 0..SERIES * effort.short {
             let stretch = runner.stretch()?;
             reads.push(timed(|| state.read(&vm))?);
@@ -72,7 +66,7 @@ pub(crate) fn machine(mib: usize, effort: Effort) -> Result<Machine, Error> {
     let memory = prepare(mib)?;
     let (dirty_log_us, mut state) = {
         let vm = Vm::new(&memory)?;
-        let dirty_log_us = with_runner(&vm, &memory, LONG_EPOCH, |runner| {
+        let dirty_log_us = with_runner(&vm, &memory, |runner| {
             vm.begin(DIRTY_PAGES)?;
             let mut bitmap = vec![0u64; (mib << 20) / PAGE / 64];
             let mut times = Vec::new();
@@ -85,7 +79,7 @@ pub(crate) fn machine(mib: usize, effort: Effort) -> Result<Machine, Error> {
         })?;
         vm.begin(1)?;
         let mut state = State::of(&vm);
-        with_runner(&vm, &memory, SHORT_EPOCH, |runner| runner.stretch().map(drop))?;
+        with_runner(&vm, &memory, |runner| runner.stretch().map(drop))?;
         state.read(&vm)?;
         (dirty_log_us, state)
     };
@@ -93,7 +87,7 @@ pub(crate) fn machine(mib: usize, effort: Effort) -> Result<Machine, Error> {
     for _ in 0..SERIES * effort.long {
         let vm = Vm::new(&memory)?;
         restores.push(timed(|| state.write(&vm))?);
-        entries.push(with_runner(&vm, &memory, SHORT_EPOCH, |runner| runner.stretch())?.entry);
+        entries.push(with_runner(&vm, &memory, |runner| runner.stretch())?.entry);
     }
     Ok(Machine { mib, dirty_log_us, restore_us: best_median_of(&restores), first_entry_us: best_median_of(&entries) })
 }

@@ -16,7 +16,9 @@ use super::vm::Vm;
 use crate::error::Error;
 use crate::memory::Mapping;
 
-/// How long the guest may take to write its first word.
+/// How long the guest runs at least before it is stopped, so that it is well in.
+const EPOCH: Duration = Duration::from_micros(200);
+/// How long it may take to get through its pages.
 const LIMIT: Duration = Duration::from_secs(5);
 /// The round after the last.
 const END: u64 = u64::MAX;
@@ -51,7 +53,6 @@ pub(super) struct Runner<'a> {
 pub(super) fn with_runner<T>(
     vm: &Vm,
     memory: &Mapping,
-    epoch: Duration,
     body: impl FnOnce(&mut Runner<'_>) -> Result<T, Error>,
 ) -> Result<T, Error> {
     static HANDLER: Once = Once::new();
@@ -68,7 +69,7 @@ pub(super) fn with_runner<T>(
     // SAFETY: takes nothing and cannot fail.
     let runner = unsafe { libc::pthread_self() };
     thread::scope(|scope| {
-        scope.spawn(|| shared.watch(vm, memory, epoch, runner));
+        scope.spawn(|| shared.watch(vm, memory, runner));
         let result = body(&mut Runner { vm, shared: &shared, round: 0 });
         shared.round.store(END, Ordering::Release);
         result
@@ -104,8 +105,8 @@ impl Shared {
         self.origin.elapsed().as_nanos() as u64
     }
 
-    /// The second thread: for each round, waits for the first store, then `epoch`, then kicks `runner`.
-    fn watch(&self, vm: &Vm, memory: &Mapping, epoch: Duration, runner: libc::pthread_t) {
+    /// The second thread: for each round, waits for the first store, lets the guest run on for a moment, and kicks `runner`.
+    fn watch(&self, vm: &Vm, memory: &Mapping, runner: libc::pthread_t) {
         for round in 1.. {
             if await_round(&self.round, round) == END {
                 return;
@@ -113,17 +114,21 @@ impl Shared {
             let before = memory.watch(FIRST_WORD);
             self.watching.store(round, Ordering::Release);
             let limit = Instant::now() + LIMIT;
-            let mut stored = 0;
-            while stored == 0 && Instant::now() < limit && self.round.load(Ordering::Acquire) == round {
-                if memory.watch(FIRST_WORD) != before {
-                    stored = self.now_ns();
+            let reached = |stores: u64| {
+                while memory.watch(FIRST_WORD).wrapping_sub(before) < stores {
+                    if Instant::now() >= limit || self.round.load(Ordering::Acquire) != round {
+                        return false;
+                    }
                 }
-            }
-            self.stored_ns.store(stored, Ordering::Release);
-            let end = Instant::now() + epoch;
-            while Instant::now() < end {
+                true
+            };
+            let stored = if reached(1) { self.now_ns() } else { 0 };
+            // At the second store to its first page the guest has been through all of them.
+            let end = Instant::now() + EPOCH;
+            while reached(2) && Instant::now() < end {
                 spin_loop();
             }
+            self.stored_ns.store(stored, Ordering::Release);
             vm.set_immediate_exit(true);
             self.kicked_ns.store(self.now_ns(), Ordering::Release);
             // SAFETY: the thread waits for this one at the end of the scope; it is there.
