@@ -68,10 +68,10 @@ pub(super) fn measure(bench: &mut Bench) -> Result<(), BenchError> {
 fn promote(bench: &Bench, mib: u64) -> Result<(Vec<Promotion>, [f64; 2]), BenchError> {
     let site = Site::build(SiteOptions { dirty_pages: 1, dirty_rate: RESTLESS, ..bench.site(mib) })?;
     let mut pair = Protected::boot(&site, |_| ())?;
+    let page = find_page(&memory_of(&pair.primary, mib)?, mib)?;
     let mut times = Vec::new();
     for _ in 0..bench.effort(9, 3) {
         bench.go_on()?;
-        let page = find_page(&memory_of(&pair.primary, mib)?, mib)?;
         let watched = memory_of(&pair.standby, mib)?;
         let survivor = pair.kill_primary()?;
         await_loss(survivor.standby())?;

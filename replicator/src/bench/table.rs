@@ -55,8 +55,8 @@ impl Row {
     /// The median and the 99th percentile of samples; not a number, if there are none.
     pub(super) fn of_samples(what: impl Into<String>, unit: Unit, mut samples: Vec<f64>) -> Row {
         samples.sort_unstable_by(f64::total_cmp);
-        let last = samples.len().saturating_sub(1);
-        let at = |percent: usize| samples.get(last * percent / 100).copied();
+        // The nearest rank: the least sample that so many percent do not exceed.
+        let at = |percent: usize| samples.get((samples.len() * percent).div_ceil(100).saturating_sub(1)).copied();
         Row { p99: at(99), ..Row::new(what, unit, at(50).unwrap_or(f64::NAN)) }
     }
 
@@ -203,6 +203,8 @@ mod tests {
     fn percentiles_are_samples() {
         let row = Row::of_samples("", Unit::Us, (0..=100).rev().map(f64::from).collect());
         assert_eq!((row.figure, row.p99), (50.0, Some(99.0)));
+        let row = Row::of_samples("", Unit::Us, vec![3.0, 1.0, 2.0]);
+        assert_eq!((row.figure, row.p99), (2.0, Some(3.0)));
         assert!(Row::of_samples("", Unit::Us, Vec::new()).figure.is_nan());
     }
 
