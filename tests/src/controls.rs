@@ -13,8 +13,8 @@ use crate::round::{Outcome, Round, RoundOptions};
 
 /// Kills within which a bug must be caught.
 const KILLS: u32 = 40;
-/// Kills of the round without a bug: about as many as the slowest bug to be caught needs.
-const CLEAN_KILLS: u32 = 15;
+/// Kills that the same round without the bug has at least.
+const CLEAN_KILLS: u32 = 6;
 /// A dead connection is what most bugs end in, so it is not waited for as long as in a round that is to pass. TCP's
 /// retransmissions have come by then: the fourth within 3 s of the kill.
 const PATIENCE: Duration = Duration::from_secs(6);
@@ -22,18 +22,22 @@ const PATIENCE: Duration = Duration::from_secs(6);
 /// What came of one control.
 #[derive(Debug, Serialize)]
 pub(crate) struct Control {
-    /// The bug planted; `None` for the round without any, which must pass.
-    pub(crate) bug: Option<&'static str>,
+    /// The bug planted.
+    pub(crate) bug: &'static str,
     /// Kills survived before it was caught.
     pub(crate) kills: usize,
     /// What gave it away.
     pub(crate) finding: Option<String>,
+    /// Kills survived by the same replicator in the same kind of round without the bug, twice as many at least.
+    pub(crate) clean_kills: usize,
+    /// What was found there, wrongly.
+    pub(crate) clean_finding: Option<String>,
 }
 
 impl Control {
-    /// Whether the bug was caught; without one, whether nothing was.
+    /// Whether the bug was caught, and nothing where there was none: it was the bug that made the round fail.
     pub(crate) fn passed(&self) -> bool {
-        self.bug.is_some() == self.finding.is_some()
+        self.finding.is_some() && self.clean_finding.is_none()
     }
 }
 
@@ -48,7 +52,7 @@ pub(crate) enum ControlError {
     Site(#[from] SiteError),
 }
 
-/// Plays the controls: one round without a bug, then one for each, or for the one that is named.
+/// Plays the controls, or the one that is named.
 pub(crate) fn run(
     binary: &Path,
     mode: ReplicationMode,
@@ -59,38 +63,45 @@ pub(crate) fn run(
     if let (Some(name), true) = (only, bugs.is_empty()) {
         return Err(ControlError::UnknownBug(name.to_owned()));
     }
-    let mut controls = Vec::new();
-    for bug in std::iter::once(None).chain(bugs.into_iter().map(Some)) {
-        eprintln!("\ncontrol: {}", bug.map_or("no bug", Bug::name));
-        let options = RoundOptions { patience: PATIENCE, ..options(binary.to_owned(), mode, seed, bug) };
-        let mut outcome = Outcome::new(seed, options.kills);
-        Round::run(options, &mut outcome, &mut report::line)?;
-        let Outcome { kills, findings, .. } = outcome;
-        let finding = findings.into_iter().next();
+    bugs.into_iter().map(|bug| play(binary, mode, seed, bug)).collect()
+}
+
+/// Plays a round with the bug until it is caught, and one without it that is longer.
+fn play(binary: &Path, mode: ReplicationMode, seed: u64, bug: Bug) -> Result<Control, ControlError> {
+    let options = RoundOptions { patience: PATIENCE, ..options(binary.to_owned(), mode, seed, bug) };
+    let round = |bug: Option<Bug>, kills: u32| {
+        let mut outcome = Outcome::new(seed, kills);
+        Round::run(RoundOptions { bug, kills, ..options.clone() }, &mut outcome, &mut report::line)?;
+        let finding = outcome.findings.into_iter().next();
         eprintln!("  {}", finding.as_deref().unwrap_or("nothing found"));
-        controls.push(Control { bug: bug.map(Bug::name), kills: kills.len(), finding });
-    }
-    Ok(controls)
+        Ok::<_, SiteError>((outcome.kills.len(), finding))
+    };
+    eprintln!("\n{}", bug.name());
+    let (kills, finding) = round(Some(bug), KILLS)?;
+    eprintln!("the same without {}", bug.name());
+    let (clean_kills, clean_finding) = round(None, CLEAN_KILLS + 2 * kills as u32)?;
+    Ok(Control { bug: bug.name(), kills, finding, clean_kills, clean_finding })
 }
 
 /// A round aimed where the bug does harm.
-fn options(binary: PathBuf, mode: ReplicationMode, seed: u64, bug: Option<Bug>) -> RoundOptions {
-    let Some(bug) = bug else { return RoundOptions::soak(binary, mode, seed, CLEAN_KILLS) };
-    let round = RoundOptions { bug: Some(bug), ..RoundOptions::soak(binary, mode, seed, KILLS) };
+fn options(binary: PathBuf, mode: ReplicationMode, seed: u64, bug: Bug) -> RoundOptions {
+    let round = RoundOptions::soak(binary, mode, seed, KILLS);
     let aims: &[Aim] = match bug {
         // What was released is forgotten only with the epoch it belongs to.
         Bug::ReleaseAtHold => &[Aim::Uncommitted],
         // The part that arrived must not be the whole.
         Bug::AckBeforeVerify | Bug::PromotePartial => &[Aim::Transfer],
-        // Something must be pending: the lost write leaves the ledger waiting for ever, the doubled one confuses its queue.
-        Bug::ForgetPending | Bug::RewindAvail => &[Aim::DiskWrite, Aim::Held],
+        // Something must be pending: the ledger waits for ever for the write that is lost.
+        Bug::ForgetPending => &[Aim::DiskWrite, Aim::Held],
+        // Without a read that overtook a held write, the used index is where the pending requests begin, and the bug does no harm.
+        Bug::RewindAvail => &[Aim::Uncommitted],
         // The used rings are written by the VMM alone, all the time.
         Bug::LoseVmmWrites => &[Aim::Anywhere],
         // A client that vanishes sees to it that the entry written early is not just written once more.
         Bug::AnswerWriteEarly => &[Aim::Uncommitted],
     };
-    // A checkpoint must be long on its way for a kill to find it there.
-    let travels = matches!(bug, Bug::AckBeforeVerify | Bug::PromotePartial);
+    // A checkpoint must be long on its way for a kill to find it there, and for reads to overtake the writes that wait for it.
+    let travels = matches!(bug, Bug::AckBeforeVerify | Bug::PromotePartial | Bug::RewindAvail);
     let (dirty_pages, dirty_rate) = if travels { (2048, 400_000) } else { (round.dirty_pages, round.dirty_rate) };
     RoundOptions { aims, bystander: bug == Bug::AnswerWriteEarly, dirty_pages, dirty_rate, ..round }
 }

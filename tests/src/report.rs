@@ -81,16 +81,15 @@ pub(crate) fn controls(controls: &[Control], json: bool) -> io::Result<()> {
         serde_json::to_writer_pretty(&mut out, &serde_json::json!({ "passed": passed, "controls": controls }))?;
         return writeln!(out);
     }
-    writeln!(out, "\n{:<20} {:<8} {:>6}  by what", "planted bug", "caught", "kills")?;
-    for Control { bug, kills, finding } in controls {
-        let verdict = match (bug.is_some(), finding.is_some()) {
-            (true, true) => "yes",
-            (true, false) => "MISSED",
-            (false, false) => "-",
-            (false, true) => "WRONGLY",
+    writeln!(out, "\n{:<20} {:<14} {:<20} what gave it away", "planted bug", "caught", "without it")?;
+    for Control { bug, kills, finding, clean_kills, clean_finding } in controls {
+        let caught = if finding.is_some() { format!("at kill {}", kills + 1) } else { format!("NOT in {kills}") };
+        let clean = match clean_finding {
+            None => format!("survives {clean_kills} kills"),
+            Some(_) => format!("FAILS at kill {}", clean_kills + 1),
         };
-        let finding = finding.as_deref().and_then(|finding| finding.lines().next()).unwrap_or("nothing found");
-        writeln!(out, "{:<20} {verdict:<8} {kills:>6}  {finding}", bug.unwrap_or("none"))?;
+        let finding = clean_finding.as_ref().or(finding.as_ref()).and_then(|finding| finding.lines().next());
+        writeln!(out, "{bug:<20} {caught:<14} {clean:<20} {}", finding.unwrap_or("nothing"))?;
     }
     writeln!(out, "{}", if passed { "PASSED: every planted bug was caught" } else { "FAILED" })
 }

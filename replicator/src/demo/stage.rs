@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use kemari_control::{Checkpoints, Gate, Status};
 use kemari_site::{
-    Alone, GUEST_ADDRESS, Load, LoadOptions, Probe, Protected, ReplicationMode, Site, SiteOptions, Witness,
+    Alone, GUEST_ADDRESS, Load, LoadOptions, Node, Probe, Protected, ReplicationMode, Site, SiteError, SiteOptions,
+    Witness,
 };
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -20,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// Requests that the client keeps outstanding, and its rest between answers and new ones.
 const WINDOW: usize = 8;
 const PAUSE: Duration = Duration::from_millis(2);
+/// How often a primary is stopped and looked at before it is killed whatever it is doing.
+const LOOKS: u32 = 100;
 /// Time between two looks at anything.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -120,9 +123,8 @@ impl Stage {
         self.check()?;
         self.forget_gaps();
         let (victim, heir) = (pair.primary.name(), pair.standby.name());
+        let last_word = freeze_with_output(&mut pair.primary)?;
         let begun = Instant::now();
-        pair.primary.freeze()?;
-        let last_word = Evidence::read(pair.primary.state_dir()).unwrap_or_default();
         let survivor = pair.kill_primary()?;
         self.screen.say(
             Tone::Bad,
@@ -252,6 +254,21 @@ impl Stage {
         }
         screen.line("");
         screen.say(Tone::Good, "VERDICT", "nothing was lost, and nobody could tell");
+    }
+}
+
+/// Stops a primary at a moment when it holds output, so that there is something to lose. Returns what it was doing.
+fn freeze_with_output(primary: &mut Node) -> Result<Evidence, SiteError> {
+    let mut looks = 0;
+    loop {
+        primary.freeze()?;
+        let evidence = Evidence::read(primary.state_dir()).unwrap_or_default();
+        looks += 1;
+        if evidence.held_frames + evidence.held_writes > 0 || looks == LOOKS {
+            return Ok(evidence);
+        }
+        primary.thaw()?;
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
