@@ -84,11 +84,13 @@ fn mapping(line: &str) -> Option<(u64, u64)> {
     Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?))
 }
 
-fn read(path: &Path) -> Result<String, BenchError> {
+/// The text of a file under `/proc`.
+pub(super) fn read(path: &Path) -> Result<String, BenchError> {
     fs::read_to_string(path).map_err(|source| BenchError::Process { path: path.to_owned(), source })
 }
 
-fn unexpected(path: &Path) -> BenchError {
+/// The error for one that does not have what it should.
+pub(super) fn unexpected(path: &Path) -> BenchError {
     BenchError::Process { path: path.to_owned(), source: io::ErrorKind::InvalidData.into() }
 }
 
