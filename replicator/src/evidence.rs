@@ -30,8 +30,8 @@ pub struct Evidence {
     pub held_console: u64,
     /// Bytes of everything held.
     pub held_bytes: u64,
-    /// Disk requests handed to the host and not completed.
-    pub disk_in_flight: u64,
+    /// Disk writes and flushes handed to the host and not completed.
+    pub disk_writes: u64,
     /// Checkpoints sent, or on their way, and not acknowledged.
     pub checkpoints_in_flight: u64,
     /// Bytes of them, encoded.
@@ -49,7 +49,7 @@ impl Evidence {
             self.held_writes,
             self.held_console,
             self.held_bytes,
-            self.disk_in_flight,
+            self.disk_writes,
             self.checkpoints_in_flight,
             self.transfer_bytes,
             self.unsent_bytes,
@@ -75,7 +75,7 @@ impl Evidence {
             held_writes: field(3),
             held_console: field(4),
             held_bytes: field(5),
-            disk_in_flight: field(6),
+            disk_writes: field(6),
             checkpoints_in_flight: field(7),
             transfer_bytes: field(8),
             unsent_bytes: field(9),
@@ -137,7 +137,7 @@ mod tests {
             held_writes: 5,
             held_console: 6,
             held_bytes: 7,
-            disk_in_flight: 8,
+            disk_writes: 8,
             checkpoints_in_flight: 9,
             transfer_bytes: 10,
             unsent_bytes: 11,

@@ -21,7 +21,7 @@ pub(crate) enum Aim {
     Transfer,
     /// The standby has not acknowledged a checkpoint yet.
     Uncommitted,
-    /// A disk write is held, or given to the host and not finished.
+    /// A disk write or flush is given to the host and not finished.
     DiskWrite,
 }
 
@@ -33,7 +33,7 @@ impl Aim {
             Aim::Held => holds_output(evidence),
             Aim::Transfer => is_mid_transfer(evidence),
             Aim::Uncommitted => evidence.checkpoints_in_flight > 0,
-            Aim::DiskWrite => evidence.disk_in_flight > 0,
+            Aim::DiskWrite => evidence.disk_writes > 0,
         }
     }
 

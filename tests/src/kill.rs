@@ -34,8 +34,8 @@ pub(crate) struct Hit {
     pub(crate) held_writes: u64,
     /// Bytes of all output held.
     pub(crate) held_bytes: u64,
-    /// Disk requests given to the host and not finished.
-    pub(crate) disk_in_flight: u64,
+    /// Disk writes and flushes given to the host and not finished.
+    pub(crate) disk_writes: u64,
     /// Checkpoints not acknowledged.
     pub(crate) checkpoints_in_flight: u64,
     /// Bytes of the partial checkpoint: those that the standby may have.
@@ -57,13 +57,13 @@ impl From<Evidence> for Hit {
             held_frames: evidence.held_frames,
             held_writes: evidence.held_writes,
             held_bytes: evidence.held_bytes,
-            disk_in_flight: evidence.disk_in_flight,
+            disk_writes: evidence.disk_writes,
             checkpoints_in_flight: evidence.checkpoints_in_flight,
             partial_bytes: if mid_transfer { evidence.transfer_bytes.saturating_sub(evidence.unsent_bytes) } else { 0 },
             unsent_bytes: evidence.unsent_bytes,
             held: holds_output(&evidence),
             mid_transfer,
-            disk_write: evidence.disk_in_flight > 0,
+            disk_write: evidence.disk_writes > 0,
         }
     }
 }

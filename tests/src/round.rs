@@ -334,7 +334,7 @@ mod tests {
     fn kills_that_hit_nothing_are_not_enough() {
         let held = Evidence { held_frames: 1, ..Evidence::default() };
         let torn = Evidence { transfer_bytes: 100, unsent_bytes: 40, ..held };
-        let writing = Evidence { disk_in_flight: 1, ..held };
+        let writing = Evidence { disk_writes: 1, ..held };
         assert!(outcome(&[torn, writing, held, Evidence::default()], 4).passed());
         assert_eq!(outcome(&[torn, held, held], 3).shortfalls(), ["0 kills with a disk write in flight, 1 wanted"]);
         assert_eq!(outcome(&[held, writing, held], 3).shortfalls(), ["0 kills in mid-transfer, 1 wanted"]);
@@ -345,7 +345,7 @@ mod tests {
     #[test]
     fn one_finding_is_enough_to_fail() {
         let all =
-            Evidence { held_frames: 1, transfer_bytes: 2, unsent_bytes: 1, disk_in_flight: 1, ..Evidence::default() };
+            Evidence { held_frames: 1, transfer_bytes: 2, unsent_bytes: 1, disk_writes: 1, ..Evidence::default() };
         let mut outcome = outcome(&[all], 1);
         assert!(outcome.passed());
         assert_eq!(outcome.kills[0].hit.partial_bytes, 1);

@@ -201,7 +201,7 @@ pub(super) fn evidence(host: &Host, role: Option<&Role>) -> Evidence {
                 held_writes: held.writes,
                 held_console: held.console,
                 held_bytes: primary.gate.held_bytes() as u64,
-                disk_in_flight: host.machine.disk_in_flight() as u64,
+                disk_writes: host.machine.disk_stats().iter().map(|stats| stats.writes_in_flight).sum(),
                 checkpoints_in_flight: protocol.in_flight as u64,
                 transfer_bytes: if protocol.in_flight > 0 { primary.metrics.sent_bytes.last() } else { 0 },
                 unsent_bytes: primary.link.as_ref().map_or(0, |link| link.queued_bytes() as u64),

@@ -104,15 +104,12 @@ impl Stage {
 
     /// Lets the client work for a while, and shows what it costs.
     pub(super) fn stream(&mut self, pair: &Protected) -> Result<(), DemoError> {
-        let begun = Instant::now();
-        let before = self.witness.entries();
-        while begun.elapsed() < Duration::from_secs(self.seconds) {
-            self.check()?;
-            let entries = self.witness.entries();
-            let per_second = (entries - before) as f64 / begun.elapsed().as_secs_f64().max(0.001);
-            let status = pair.primary.status()?;
-            self.screen.live(|| live(&status, entries, per_second));
+        let start = Sample::take(pair, &self.witness)?;
+        while start.at.elapsed() < Duration::from_secs(self.seconds) {
             std::thread::sleep(TICK);
+            self.check()?;
+            let now = Sample::take(pair, &self.witness)?;
+            self.screen.live(|| live(&start, &now));
         }
         self.screen.settle();
         Ok(())
@@ -282,20 +279,37 @@ fn progress(screen: &mut Screen) -> impl FnMut(&Status) {
     }
 }
 
-/// The line that changes while the client works.
-fn live(status: &Status, entries: usize, per_second: f64) -> String {
-    let mut text = format!("{:<5}", status.node);
-    if let Some(Checkpoints { per_second, dirty_pages, commit_us, .. }) = &status.checkpoints {
-        text += &format!(
-            " {per_second:5.0} epochs/s  {:4} dirty pages  commit {:5.2} ms ",
-            dirty_pages.p50,
-            commit_us.p50 as f64 / 1e3
-        );
+/// What there is to see at one moment.
+struct Sample {
+    at: Instant,
+    entries: usize,
+    status: Status,
+}
+
+impl Sample {
+    fn take(pair: &Protected, witness: &Witness) -> Result<Sample, SiteError> {
+        Ok(Sample { at: Instant::now(), entries: witness.entries(), status: pair.primary.status()? })
     }
-    if let Some(Gate { held_frames, held_writes, .. }) = &status.gate {
+
+    fn checkpoints(&self) -> u64 {
+        self.status.checkpoints.map_or(0, |checkpoints| checkpoints.count)
+    }
+}
+
+/// The line that changes while the client works. Rates are since `start`.
+fn live(start: &Sample, now: &Sample) -> String {
+    let seconds = (now.at - start.at).as_secs_f64().max(0.001);
+    let mut text = format!("{:<5}", now.status.node);
+    if let Some(Checkpoints { dirty_pages, commit_us, .. }) = &now.status.checkpoints {
+        let epochs = (now.checkpoints() - start.checkpoints()) as f64 / seconds;
+        let commit_ms = commit_us.p50 as f64 / 1e3;
+        text += &format!(" {epochs:5.0} epochs/s  {:4} dirty pages  commit {commit_ms:5.2} ms ", dirty_pages.p50);
+    }
+    if let Some(Gate { held_frames, held_writes, .. }) = &now.status.gate {
         text += &format!(" held {held_frames:2} frames {held_writes:2} writes ");
     }
-    text + &format!(" entries {entries:6} {per_second:5.0}/s")
+    let entries = (now.entries - start.entries) as f64 / seconds;
+    text + &format!(" entries {:6} {entries:5.0}/s", now.entries)
 }
 
 /// What a dead primary had not released.
