@@ -61,7 +61,7 @@ pub enum Violation {
     },
     /// The guest's counter was seen higher, or just as high, before.
     #[error(
-        "{who}: the counter is {counter}, but {seen} had been seen before it was asked for: memory was rolled back"
+        "{who}: the counter is {counter}, but {seen} had been seen before it was asked for: memory was rolled back, or the guest rebooted"
     )]
     RolledBack {
         /// Who asked.
