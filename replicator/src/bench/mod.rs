@@ -119,7 +119,7 @@ impl Bench {
         if !self.json {
             print(&table::section(title, &rows))?;
         }
-        self.rows.extend(rows);
+        self.rows.extend(rows.into_iter().map(|row| Row { section: title.to_owned(), ..row }));
         Ok(())
     }
 

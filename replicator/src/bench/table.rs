@@ -36,6 +36,8 @@ pub(super) enum Target {
 /// A line of the table.
 #[derive(Clone, Debug, serde::Serialize)]
 pub(super) struct Row {
+    /// The title of its section.
+    pub(super) section: String,
     pub(super) what: String,
     pub(super) unit: Unit,
     /// The figure; the median if there were samples.
@@ -49,7 +51,7 @@ pub(super) struct Row {
 impl Row {
     /// A single figure.
     pub(super) fn new(what: impl Into<String>, unit: Unit, figure: f64) -> Row {
-        Row { what: what.into(), unit, figure, p99: None, floor: None, target: None }
+        Row { section: String::new(), what: what.into(), unit, figure, p99: None, floor: None, target: None }
     }
 
     /// The median and the 99th percentile of samples; not a number, if there are none.
