@@ -23,6 +23,9 @@ use crate::link::Link;
 /// the event loop does something else, small beside a guest.
 const RESYNC_QUEUE_BYTES: usize = 1 << 20;
 
+/// Chunks of a resync that are copied before the event loop gets its turn again: about a millisecond.
+const RESYNC_CHUNKS: usize = 8;
+
 /// Why output does not leave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Peer {
@@ -194,9 +197,12 @@ impl Primary {
 
     /// When [`pump`](Primary::pump) must be called even if nothing happens.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
+        // At once, after a look at everything else.
+        let resync = self.may_resync().then(Instant::now);
         let epoch_end = (self.protocol.phase() == Phase::Protected && self.protocol.may_checkpoint())
             .then(|| self.epoch_begun + self.max_epoch);
         [
+            resync,
             epoch_end,
             self.protocol.next_timeout(),
             self.link.as_ref().and_then(Link::next_timeout),
@@ -220,6 +226,7 @@ impl Primary {
         if self.protocol.next_timeout().is_some_and(|at| at <= now) {
             self.protocol.timeout(now);
         }
+        self.resync(host)?;
         loop {
             while let Some(event) = self.protocol.event() {
                 if let Some(outcome) = self.act(Instant::now(), host, event)? {
@@ -230,7 +237,6 @@ impl Primary {
             self.release(&mut host.machine);
             let mut progress = self.continue_handover(host)?;
             progress |= self.cut_if_due(host)?;
-            progress |= self.resync(host)?;
             if !progress {
                 break;
             }
@@ -441,19 +447,24 @@ impl Primary {
         self.held_in_flight.push_back((epoch, self.held_since.take()));
     }
 
-    /// Feeds a resync while the link has room.
-    fn resync(&mut self, host: &mut Host) -> Result<bool, DaemonError> {
+    /// Feeds a resync while the link has room, a little at a time: the guest's output, the operator and the peer's
+    /// heartbeats have their turn in between.
+    fn resync(&mut self, host: &mut Host) -> Result<(), DaemonError> {
         let machine = &host.machine;
-        let mut any = false;
-        while self.protocol.wants_precopy()
-            && self.link.as_ref().is_some_and(|link| link.queued_bytes() < RESYNC_QUEUE_BYTES)
-        {
-            any |= self
-                .protocol
+        for _ in 0..RESYNC_CHUNKS {
+            if !self.may_resync() {
+                break;
+            }
+            self.protocol
                 .precopy(Instant::now(), |run, into| machine.copy_pages(run, into).map_err(DaemonError::from))?;
             self.transmit();
         }
-        Ok(any)
+        Ok(())
+    }
+
+    /// Whether there is something to be copied, and room on the link.
+    fn may_resync(&self) -> bool {
+        self.protocol.wants_precopy() && self.link.as_ref().is_some_and(|link| link.queued_bytes() < RESYNC_QUEUE_BYTES)
     }
 
     pub(super) fn transmit(&mut self) {
