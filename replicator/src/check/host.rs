@@ -108,8 +108,13 @@ fn tap(index: usize, name: &str) -> Looked {
             "no such interface; `ip tuntap add dev {name} mode tap vnet_hdr && ip link set {name} up`"
         ));
     }
+    let class = Path::new("/sys/class/net").join(name);
+    if !class.exists() {
+        // A /sys of another namespace says nothing about it.
+        return Ok(());
+    }
     // IFF_TAP and IFF_PERSIST as in linux/if_tun.h.
-    let Ok(flags) = fs::read_to_string(Path::new("/sys/class/net").join(name).join("tun_flags")) else {
+    let Ok(flags) = fs::read_to_string(class.join("tun_flags")) else {
         return complaint("an interface, but no tap; name another one".to_owned());
     };
     let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap_or_default();

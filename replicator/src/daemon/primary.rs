@@ -265,7 +265,8 @@ impl Primary {
         }
         if let Some(reason) = link.closed() {
             self.protocol.link_down(now, reason);
-            if self.peer != Peer::Present && self.protocol.phase() == Phase::Alone {
+            // What ended a link that was up, the protocol has said better.
+            if !link.was_up() {
                 self.peer = Peer::Gone(reason.to_owned());
             }
             self.link = None;

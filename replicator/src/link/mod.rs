@@ -164,6 +164,12 @@ impl Link {
         up
     }
 
+    /// Whether it ever came up.
+    #[must_use]
+    pub fn was_up(&self) -> bool {
+        self.announced
+    }
+
     /// Whether both ends have proved themselves.
     fn is_proved(&self) -> bool {
         self.proved
