@@ -3,7 +3,6 @@
 //! The controller has a one-byte output buffer, filled by its own replies and by the keyboard behind it. The keyboard speaks scan
 //! code set 2; the controller translates to set 1 while its command byte says so, as the BIOS leaves it and Linux expects.
 
-pub(crate) mod codec;
 #[cfg(test)]
 mod tests;
 
@@ -15,8 +14,7 @@ use kemari_core::Released;
 use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use codec::{decode, encode};
-
+use crate::device::{decode, encode};
 use crate::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Output, Source, SourceId, StateError};
 
 const KIND: &str = "i8042";

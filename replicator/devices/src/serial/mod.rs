@@ -19,7 +19,7 @@ use kemari_core::Released;
 use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::i8042::codec::{decode, encode};
+use crate::device::{decode, encode};
 use crate::output::Payload;
 use crate::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Output, Source, SourceId, StateError};
 use port::{Port, RECEIVE_BYTES_MAX, UartState};
