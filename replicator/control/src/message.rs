@@ -27,6 +27,14 @@ pub enum Request {
     Handover,
     /// Let the guest go on without standby: the caller's word that the standby will not be promoted.
     RunUnprotected,
+    /// Never resume the image held here, which is of this generation, until this node has been brought in sync anew: the
+    /// primary goes on without it.
+    Outdate {
+        /// As `number-id`.
+        generation: String,
+    },
+    /// Shut the guest down and stay, as a standby that holds nothing.
+    Shutdown,
     /// End the process: hand over if there is a standby in sync, else shut the guest down.
     Stop,
     /// Tell what happens from here on.

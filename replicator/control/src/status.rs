@@ -15,6 +15,10 @@ pub struct Status {
     pub role: Role,
     /// Newest generation this node knows, as `number-id`.
     pub generation: Option<String>,
+    /// What this node was in it, by its own durable record; none before the first.
+    pub standing: Option<Standing>,
+    /// What the authority was last asked and has answered, if that keeps this node waiting.
+    pub authority: Option<String>,
     /// How the two nodes stand to each other, from this side.
     pub replication: Replication,
     /// The other node's name, once it has introduced itself on this link.
@@ -47,6 +51,20 @@ pub enum Role {
     Primary,
     /// It runs elsewhere, or nowhere.
     Standby,
+}
+
+/// What a node was when its durable record was last written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    /// `create` named it as the first to run the guest, which has never run.
+    Created,
+    /// It followed a primary.
+    Standby,
+    /// It followed a primary, which has gone on without it: what it holds is not to be resumed.
+    Outdated,
+    /// It ran the guest.
+    Primary,
 }
 
 /// How the two nodes stand to each other.
