@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use kemari_control::{Client, Reply, Request};
+use kemari_core::Generation;
 
-use crate::authority::Authority;
+use crate::authority::{AuthorityError, Handler, Memory};
 use crate::config::Config;
 use crate::link::Key;
 use crate::{bench, check, daemon, demo, logging};
@@ -35,6 +36,9 @@ enum Command {
         /// The guest's configuration
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// A program, with arguments, that asks the cluster for this node; without it, the operator is the authority
+        #[arg(long, value_name = "COMMAND")]
+        handler: Option<String>,
         /// Log to syslog rather than to stderr
         #[arg(long)]
         syslog: bool,
@@ -81,6 +85,17 @@ enum Command {
     Handover(Node),
     /// Let the guest go on without standby: your word that the standby will not be promoted
     RunUnprotected(Node),
+    /// Promise that what this node holds of a generation is never resumed, whether its replicator runs or not
+    Outdate {
+        /// The guest's configuration
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The generation, as `status` shows it
+        #[arg(long, value_name = "NUMBER-ID")]
+        generation: Generation,
+    },
+    /// Shut the guest down; the replicator stays, as a standby that holds nothing
+    Shutdown(Node),
     /// End the replicator: hand over if there is a standby in sync, else shut the guest down
     Stop(Node),
     /// Show what happens, as it happens
@@ -126,11 +141,15 @@ impl Node {
 
     /// Has the node do something, and says what it says about it.
     fn order(&self, request: &Request) -> Result<(), Failure> {
-        match self.connect()?.request(request)? {
-            Reply::Done { detail } => Ok(writeln!(io::stdout(), "{detail}")?),
-            Reply::Refused { reason } => Err(reason.into()),
-            Reply::Status(_) => Err("the answer is to something else".into()),
-        }
+        order(self.connect()?, request)
+    }
+}
+
+fn order(mut node: Client, request: &Request) -> Result<(), Failure> {
+    match node.request(request)? {
+        Reply::Done { detail } => Ok(writeln!(io::stdout(), "{detail}")?),
+        Reply::Refused { reason } => Err(reason.into()),
+        Reply::Status(_) => Err("the answer is to something else".into()),
     }
 }
 
@@ -156,10 +175,11 @@ fn is_broken_pipe(failure: &(dyn std::error::Error + 'static)) -> bool {
 
 fn execute(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Run { config, syslog } => {
+        Command::Run { config, handler, syslog } => {
             let config = Config::load(&config)?;
             logging::start(syslog)?;
-            Ok(daemon::run(config)?)
+            let handler = handler.and_then(|command| Handler::new(&command, &config.guest.name, &config.node.name));
+            Ok(daemon::run(config, handler)?)
         }
         Command::Check { config } => check::run(&Config::load(&config)?, &mut io::stdout()),
         Command::Create { config } => create(&Config::load(&config)?),
@@ -173,6 +193,8 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Checkpoint(node) => node.order(&Request::Checkpoint),
         Command::Handover(node) => node.order(&Request::Handover),
         Command::RunUnprotected(node) => node.order(&Request::RunUnprotected),
+        Command::Outdate { config, generation } => outdate(&Config::load(&config)?, generation),
+        Command::Shutdown(node) => node.order(&Request::Shutdown),
         Command::Stop(node) => node.order(&Request::Stop),
         Command::Events { node, json } => events(&node, json),
         Command::Demo(options) => Ok(demo::run(&options)?),
@@ -185,13 +207,27 @@ fn execute(command: Command) -> Result<(), Failure> {
 }
 
 fn create(config: &Config) -> Result<(), Failure> {
-    let generation = Authority::open(&config.node.state_dir, &config.guest.name)?.create()?;
+    let generation = Memory::open(&config.node.state_dir, &config.guest.name)?.create()?;
     writeln!(
         io::stdout(),
         "guest {} created (generation {generation}); `promote` on this node boots it",
         config.guest.name
     )?;
     Ok(())
+}
+
+/// The running replicator promises; if none runs, this process does, under its lock.
+fn outdate(config: &Config, generation: Generation) -> Result<(), Failure> {
+    match Memory::open(&config.node.state_dir, &config.guest.name) {
+        Ok(mut memory) => {
+            memory.outdate(generation)?;
+            Ok(writeln!(io::stdout(), "outdated in generation {generation}; no replicator runs here")?)
+        }
+        Err(AuthorityError::Locked { .. }) => {
+            order(Client::connect(&config.node.control)?, &Request::Outdate { generation: generation.to_string() })
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn status(node: &Node, watch: bool, json: bool) -> Result<(), Failure> {

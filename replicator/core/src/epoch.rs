@@ -1,6 +1,7 @@
 //! Names for points in the history of a guest.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +67,23 @@ impl Generation {
 impl fmt::Display for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{:016x}", self.number, self.id)
+    }
+}
+
+/// Text that does not name a generation.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no generation; one is written NUMBER-ID, the id in hexadecimal, as `status` shows it")]
+pub struct NotAGeneration(String);
+
+impl FromStr for Generation {
+    type Err = NotAGeneration;
+
+    fn from_str(text: &str) -> Result<Generation, NotAGeneration> {
+        let parse = || {
+            let (number, id) = text.split_once('-')?;
+            Some(Generation { number: number.parse().ok()?, id: u64::from_str_radix(id, 16).ok()? })
+        };
+        parse().ok_or_else(|| NotAGeneration(text.to_owned()))
     }
 }
 

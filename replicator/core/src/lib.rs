@@ -11,6 +11,6 @@ mod gate;
 mod pages;
 pub mod sabotage;
 
-pub use epoch::{Epoch, Generation, Image};
+pub use epoch::{Epoch, Generation, Image, NotAGeneration};
 pub use gate::{Acknowledgement, Committed, Consent, ConsentReason, Gate, GateError, Released, Sealed, Weigh};
 pub use pages::{PAGE_SIZE, PageRun, PageSet};

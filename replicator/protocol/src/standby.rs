@@ -159,6 +159,8 @@ pub struct Status {
     pub generation: Option<Generation>,
     /// Whether the image may be promoted, and why not.
     pub promotable: Result<Image, NotPromotable>,
+    /// Whether the last primary has said that it is demoted, with the image held here as its last one.
+    pub yielded: bool,
     /// Bytes of the checkpoint in progress that have arrived.
     pub staged_bytes: u64,
     /// Checkpoints committed since the start.

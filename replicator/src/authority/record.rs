@@ -9,6 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use kemari_control::Standing;
 use kemari_core::Generation;
 use serde::{Deserialize, Serialize};
 
@@ -17,22 +18,10 @@ use super::AuthorityError;
 const SLOT_BYTES: usize = 4096;
 const SLOTS: usize = 2;
 
-/// What this node was when the record was last written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Standing {
-    /// `create` named this node as the first to run the guest, which has never run.
-    Created,
-    /// It followed a primary.
-    Standby,
-    /// It ran the guest.
-    Primary,
-}
-
 /// The durable memory of one node about one guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Record {
+pub(super) struct Record {
     /// Grows with each write; the newest counts.
     sequence: u64,
     /// The guest's name, so that a state directory used for another guest is noticed.

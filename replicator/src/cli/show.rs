@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use kemari_control::{Checkpoints, Event, Figure, Gate, Replication, Role, Status, SyncProgress};
+use kemari_control::{Checkpoints, Event, Figure, Gate, Replication, Role, Standing, Status, SyncProgress};
 
 /// Cells of the progress bar.
 const CELLS: u64 = 30;
@@ -24,6 +24,12 @@ pub(super) fn status(out: &mut impl Write, status: &Status) -> io::Result<()> {
     }
     if let Some(reason) = &status.not_promotable {
         field(out, "not promotable", reason)?;
+    }
+    if status.standing == Some(Standing::Created) {
+        field(out, "created", "this node is to boot the guest, which has never run")?;
+    }
+    if let Some(answer) = &status.authority {
+        field(out, "authority", answer)?;
     }
     if let Some(trouble) = &status.trouble {
         field(out, "trouble", trouble)?;

@@ -18,31 +18,38 @@ const DEPTH: usize = 1;
 pub(super) struct Host {
     pub(super) config: Config,
     pub(super) machine: Machine,
+    /// Made once: a promotion does not wait for it.
+    pub(super) protocol: kemari_protocol::Config,
     pub(super) machine_events: Vec<MachineEvent>,
     pub(super) authority: Authority,
+    /// Why the authority keeps this node waiting, if it does.
+    pub(super) authority_says: Option<String>,
     pub(super) links: Links,
     pub(super) news: News,
     pub(super) recorder: Recorder,
 }
 
 impl Host {
-    /// This node's part of the pair, as the protocol wants it.
-    pub(super) fn protocol_config(&self) -> Result<kemari_protocol::Config, DaemonError> {
-        let link = &self.config.link;
-        Ok(kemari_protocol::Config {
-            node: self.config.node.name.clone(),
-            identity: self.identity()?,
-            pages: self.machine.pages(),
-            heartbeat: link.heartbeat,
-            peer_timeout: link.peer_timeout,
-            depth: DEPTH,
-        })
+    /// Keeps what the authority has answered, and tells it if it is something else than before.
+    pub(super) fn authority_answered(&mut self, answer: String) {
+        if self.authority_says.as_ref() != Some(&answer) {
+            log::warn!("{answer}");
+            self.news.emit("refused-by-authority", &answer);
+            self.authority_says = Some(answer);
+        }
     }
+}
 
-    /// The guest's name and everything that must be equal on both hosts.
-    fn identity(&self) -> Result<Identity, DaemonError> {
-        let mut pairs = vec![("guest".to_owned(), self.config.guest.name.clone())];
-        pairs.extend(self.machine.layout());
-        Ok(Identity::new(pairs)?)
-    }
+/// This node's part of the pair, as the protocol wants it: the guest's name and everything that must be equal on both hosts.
+pub(super) fn protocol_config(config: &Config, machine: &Machine) -> Result<kemari_protocol::Config, DaemonError> {
+    let mut layout = vec![("guest".to_owned(), config.guest.name.clone())];
+    layout.extend(machine.layout());
+    Ok(kemari_protocol::Config {
+        node: config.node.name.clone(),
+        identity: Identity::new(layout)?,
+        pages: machine.pages(),
+        heartbeat: config.link.heartbeat,
+        peer_timeout: config.link.peer_timeout,
+        depth: DEPTH,
+    })
 }

@@ -3,6 +3,7 @@
 //! One thread, this event loop, owns everything but the vCPUs and the disks' I/O: the link, the control socket, the timers, the
 //! gate, and the work of the devices. So a checkpoint is cut with every device at rest, without a lock.
 
+mod consent;
 mod error;
 mod handover;
 mod host;
@@ -24,15 +25,15 @@ use kemari_protocol::standby::Held;
 use kemari_vmm::{Interest as SourceInterest, Machine, SourceId};
 use mio::event::Event;
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Registry, Token};
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
 
-use self::host::Host;
+use self::host::{Host, protocol_config};
 use self::links::Links;
 use self::news::{News, Ticket};
 use self::node::Node;
 use self::server::Server;
 use self::signals::Signals;
-use crate::authority::Authority;
+use crate::authority::{Authority, Handler, Memory};
 use crate::config::Config;
 use crate::evidence::Recorder;
 
@@ -41,6 +42,7 @@ pub use self::error::DaemonError;
 const SIGNALS: Token = Token(0);
 const LISTENER: Token = Token(1);
 const CONTROL: Token = Token(2);
+const AUTHORITY: Token = Token(3);
 /// From here on the machine's sources, in their order.
 const SOURCE_TOKENS: usize = 0x1_0000;
 /// From here on links.
@@ -67,23 +69,41 @@ enum Outcome {
     Superseded(Generation),
 }
 
-/// Runs a node until it is stopped. It starts as standby-or-nothing and waits to be told.
+/// Runs a node until it is stopped. It starts as standby-or-nothing and waits to be told. What it is told it asks the handler,
+/// if there is one.
 ///
 /// # Errors
 /// What kept it from starting, or from going on.
-pub fn run(config: Config) -> Result<(), DaemonError> {
+pub fn run(config: Config, handler: Option<Handler>) -> Result<(), DaemonError> {
     keep_freed_memory();
     let mut poll = Poll::new()?;
     let mut signals = Signals::new()?;
     poll.registry().register(&mut signals.stream, SIGNALS, Interest::READABLE)?;
-    let authority = Authority::open(&config.node.state_dir, &config.guest.name)?;
+    let memory = Memory::open(&config.node.state_dir, &config.guest.name)?;
+    let waker = Waker::new(poll.registry(), AUTHORITY)?;
+    let authority = Authority::start(memory, handler, move || {
+        if let Err(error) = waker.wake() {
+            log::error!("the authority's answer has to wait for the next event: {error}");
+        }
+    })?;
     let recorder = Recorder::open(&config.node.state_dir)?;
     let links = Links::new(&config.link, poll.registry().try_clone()?)?;
     let server = Server::bind(&config.node.control, poll.registry().try_clone()?, CONTROL)?;
     let machine = Machine::new(&config.machine())?;
     let sources = register(poll.registry(), &machine)?;
     log::info!("{} of guest {} is ready", config.node.name, config.guest.name);
-    let host = Host { config, machine, machine_events: Vec::new(), authority, links, news: News::default(), recorder };
+    let protocol = protocol_config(&config, &machine)?;
+    let host = Host {
+        config,
+        protocol,
+        machine,
+        machine_events: Vec::new(),
+        authority,
+        authority_says: None,
+        links,
+        news: News::default(),
+        recorder,
+    };
     let mut daemon = Daemon { node: Node::new(host)?, server, signals, sources };
     let result = daemon.turn(&mut poll);
     if let Err(error) = &result {
@@ -156,6 +176,8 @@ impl Daemon {
                     self.node.begin_stop(None);
                 }
             }
+            // The node looks for answers whenever it is pumped.
+            AUTHORITY => {}
             LISTENER => self.node.host.links.accept(),
             CONTROL => self.server.accept(),
             token if token.0 >= CONTROL_TOKENS => {

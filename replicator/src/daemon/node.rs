@@ -10,7 +10,7 @@
 
 use std::time::{Duration, Instant};
 
-use kemari_control::Request;
+use kemari_control::{Request, Standing};
 use kemari_core::{Generation, Image, PageSet};
 use kemari_protocol::standby::Held;
 use kemari_vmm::{MachineEvent, SourceId};
@@ -19,9 +19,9 @@ use super::host::Host;
 use super::news::Ticket;
 use super::primary::Primary;
 use super::standby::{Promotion, Standby};
-use super::stop::Stop;
+use super::stop::{Next, Stop};
 use super::{DaemonError, Outcome, report};
-use crate::authority::Grant;
+use crate::authority::{Answer, AuthorityError, Grant, Question};
 use crate::link::Link;
 
 /// How long a farewell may take to leave before its link is dropped.
@@ -44,6 +44,8 @@ pub(super) struct Node {
     /// `None` only while one role becomes another.
     role: Option<Role>,
     stop: Option<Stop>,
+    /// Who waits for the guest to be booted, while the authority is asked.
+    booting: Option<Ticket>,
     /// Links that have only a farewell left to carry, and when to give up on it.
     parting: Vec<(Instant, Link)>,
 }
@@ -52,7 +54,7 @@ impl Node {
     /// A node that is standby-or-nothing until it is told otherwise.
     pub(super) fn new(host: Host) -> Result<Node, DaemonError> {
         let standby = Standby::new(&host, None)?;
-        Ok(Node { host, role: Some(Role::Standby(Box::new(standby))), stop: None, parting: Vec::new() })
+        Ok(Node { host, role: Some(Role::Standby(Box::new(standby))), stop: None, booting: None, parting: Vec::new() })
     }
 
     /// When [`pump`](Node::pump) must be called even if nothing happens.
@@ -112,6 +114,7 @@ impl Node {
     pub(super) fn pump(&mut self) -> Result<bool, DaemonError> {
         loop {
             self.machine_events()?;
+            self.answers()?;
             if !self.continue_stop()? {
                 return Ok(false);
             }
@@ -122,7 +125,7 @@ impl Node {
             };
             match outcome {
                 Outcome::Stay => break,
-                Outcome::Promote => self.promote()?,
+                Outcome::Promote => self.ask_to_promote()?,
                 Outcome::Demoted { held, ticket, result } => self.demoted(held, ticket, result)?,
                 Outcome::Superseded(generation) => self.superseded(generation)?,
             }
@@ -142,10 +145,10 @@ impl Node {
                 host.news.answer_status(ticket, status);
             }
             (Request::Stop, _) => self.begin_stop(Some(ticket)),
-            (Request::Promote { cold_boot: true }, Some(Role::Standby(_))) => self.cold_boot(ticket, true)?,
+            (Request::Promote { cold_boot: true }, Some(Role::Standby(_))) => self.ask_to_boot(ticket, true)?,
             (Request::Promote { cold_boot: false }, Some(Role::Standby(standby))) => {
-                if standby.holds_nothing() && host.authority.may_boot() {
-                    self.cold_boot(ticket, false)?;
+                if standby.holds_nothing() && may_boot(host) {
+                    self.ask_to_boot(ticket, false)?;
                 } else {
                     standby.request_promotion(now, host, ticket);
                 }
@@ -156,39 +159,50 @@ impl Node {
             (Request::Demote, Some(Role::Primary(primary))) => primary.begin_handover(now, host, Some(ticket), false),
             (Request::Handover, Some(Role::Primary(primary))) => primary.begin_handover(now, host, Some(ticket), true),
             (Request::Checkpoint, Some(Role::Primary(primary))) => primary.request_checkpoint(host, ticket),
-            (Request::RunUnprotected, Some(Role::Primary(primary))) => primary.run_unprotected(host, ticket)?,
+            (Request::RunUnprotected, Some(Role::Primary(primary))) => primary.run_unprotected(host, ticket),
             (Request::Demote, _) => host.news.grant(ticket, "not the primary"),
             (Request::Handover | Request::Checkpoint | Request::RunUnprotected, _) => {
                 host.news.refuse(ticket, "the guest does not run here: ask the primary");
             }
+            (Request::Outdate { generation }, Some(Role::Standby(standby))) => {
+                standby.outdate(host, ticket, generation)
+            }
+            (Request::Outdate { .. }, _) => host.news.refuse(ticket, "the guest runs here: a primary is not outdated"),
+            (Request::Shutdown, Some(Role::Primary(_))) => self.begin_shutdown(ticket),
+            (Request::Shutdown, _) => host.news.refuse(ticket, "the guest does not run here: ask the primary"),
             // The server itself keeps the list of subscribers.
             (Request::Events, _) | (_, None) => {}
         }
         Ok(())
     }
 
-    /// Boots the guest from its disk, in a generation of its own.
-    fn cold_boot(&mut self, ticket: Ticket, insist: bool) -> Result<(), DaemonError> {
+    /// Boots the guest from its disk, in a generation of its own, once the authority has granted it.
+    fn ask_to_boot(&mut self, ticket: Ticket, insist: bool) -> Result<(), DaemonError> {
         let Some(Role::Standby(standby)) = &self.role else { return Ok(()) };
         let news = &mut self.host.news;
+        if self.booting.is_some() {
+            news.refuse(ticket, "not booted: it is on its way already");
+            return Ok(());
+        }
         if !standby.is_alone() {
             news.refuse(ticket, "not booted: a primary is connected, whose guest runs");
             return Ok(());
         }
-        if let Ok(image) = standby.protocol.promotable() {
+        if let Ok(image) = standby.promotable() {
             let reason =
                 format!("not booted: this node can resume the guest from {image}; use `promote` without --cold-boot");
             news.refuse(ticket, reason);
             return Ok(());
         }
-        let grant = match self.host.authority.cold_boot(insist) {
-            Ok(grant) => grant,
-            Err(error) => {
-                news.refuse(ticket, format!("not booted: {error}"));
-                return Ok(());
-            }
-        };
+        self.host.authority.ask(Question::Boot { insist })?;
+        self.booting = Some(ticket);
+        Ok(())
+    }
+
+    /// The generation is granted: boots.
+    fn boot(&mut self, ticket: Ticket, grant: Grant) -> Result<(), DaemonError> {
         let generation = grant.generation();
+        self.part_from_primary();
         self.host.machine.boot()?;
         self.become_primary(grant, None)?;
         self.host.news.emit("primary", &format!("the guest boots; generation {generation}"));
@@ -196,44 +210,88 @@ impl Node {
         Ok(())
     }
 
-    /// Resumes the guest from the image held. The standby is frozen: nobody can commit to it any more.
-    fn promote(&mut self) -> Result<(), DaemonError> {
-        let begun = Instant::now();
-        let Some(Role::Standby(mut standby)) = self.role.take() else { return Ok(()) };
-        let granted = match standby.protocol.promotable() {
-            Ok(image) => self.host.authority.promote(image.generation).map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
-        let grant = match granted {
-            Ok(grant) => grant,
+    /// A primary that connected while the answer was on its way is of an older generation now.
+    fn part_from_primary(&mut self) {
+        if let Some(Role::Standby(standby)) = &mut self.role {
+            let now = Instant::now();
+            standby.leave(now, "this node boots the guest");
+            self.parting.extend(standby.link.take().map(|link| (now + PARTING_LIMIT, link)));
+        }
+    }
+
+    /// Asks for the next generation. The standby is frozen: nobody can commit to it any more. The image's state is loaded
+    /// meanwhile, which changes nothing if the answer is no.
+    fn ask_to_promote(&mut self) -> Result<(), DaemonError> {
+        let Some(Role::Standby(standby)) = &mut self.role else { return Ok(()) };
+        let host = &mut self.host;
+        let image = match standby.promotable() {
+            Ok(image) => image,
             Err(reason) => {
-                standby.refuse(begun, &mut self.host, &reason);
-                self.role = Some(Role::Standby(standby));
+                standby.refuse(Instant::now(), host, &reason);
                 return Ok(());
             }
         };
+        let question = Question::Promote {
+            from: image.generation,
+            peer: standby.primary.clone(),
+            handed_over: standby.protocol.status().yielded,
+        };
+        host.authority.ask(question)?;
+        // What the commits have written is in the image; from here the logs say what differs from it.
+        host.machine.harvest(&mut PageSet::empty(host.machine.pages()))?;
+        if let Some(state) = standby.protocol.state() {
+            host.machine.load(state)?;
+        }
+        Ok(())
+    }
+
+    /// The generation is granted: resumes the guest from the image held, whose state is loaded.
+    fn promote(&mut self, grant: Grant) -> Result<(), DaemonError> {
+        let Some(Role::Standby(mut standby)) = self.role.take() else { return Ok(()) };
+        let asked_at = standby.asked_at();
         let generation = grant.generation();
         let (promoted, promotion, link) = match standby.promote(generation) {
             Ok(promoted) => promoted,
-            Err(mut standby) => {
-                standby.refuse(begun, &mut self.host, "the freeze did not hold");
+            Err(unchanged) => {
+                standby = unchanged;
+                standby.refuse(Instant::now(), &mut self.host, "the freeze did not hold");
                 self.role = Some(Role::Standby(standby));
                 return Ok(());
             }
         };
-        self.parting.extend(link.map(|link| (begun + PARTING_LIMIT, link)));
-        // What the commits have written is in the image; from here the logs say what differs from it.
-        self.host.machine.harvest(&mut PageSet::empty(self.host.machine.pages()))?;
-        self.host.machine.load(&promoted.state)?;
+        self.parting.extend(link.map(|link| (Instant::now() + PARTING_LIMIT, link)));
         self.become_primary(grant, Some(promoted.image))?;
         let image = promoted.image;
         let detail = format!(
             "the guest goes on here from {image}; generation {generation}, promoted in {} µs",
-            begun.elapsed().as_micros()
+            asked_at.elapsed().as_micros()
         );
         self.host.news.emit("primary", &detail);
         if let Some(Promotion::Operator(ticket)) = promotion {
             self.host.news.grant(ticket, detail);
+        }
+        Ok(())
+    }
+
+    /// Acts on what the authority has answered.
+    fn answers(&mut self) -> Result<(), DaemonError> {
+        while let Some(answer) = self.host.authority.answer() {
+            let host = &mut self.host;
+            match (answer, &mut self.role) {
+                (Answer::Granted(grant), Some(Role::Standby(_))) => match self.booting.take() {
+                    Some(ticket) => self.boot(ticket, grant)?,
+                    None => self.promote(grant)?,
+                },
+                (Answer::Consented(consent), Some(Role::Primary(primary))) => primary.consented(host, consent)?,
+                (Answer::Protected, Some(Role::Primary(primary))) => primary.named(host),
+                (Answer::Refused { question, error }, role) => {
+                    self::denied(host, role, &mut self.booting, &question, &error)
+                }
+                // The record was changed for a primary that is a standby by now, or the other way round.
+                (Answer::Granted(_) | Answer::Consented(_) | Answer::Protected, _) => {
+                    log::warn!("the authority's answer comes too late: this node has changed its role");
+                }
+            }
         }
         Ok(())
     }
@@ -361,6 +419,15 @@ impl Node {
         }
     }
 
+    /// Somebody asked for the guest to be shut down.
+    fn begin_shutdown(&mut self, ticket: Ticket) {
+        if self.stop.is_some() {
+            self.host.news.refuse(ticket, "this node is being stopped already");
+        } else {
+            self.stop = Some(Stop::of_guest(ticket));
+        }
+    }
+
     /// Sends what is left to say, as far as peers take it at once or soon.
     pub(super) fn farewell(&mut self) {
         let limit = Instant::now() + FAREWELL_LIMIT;
@@ -371,8 +438,40 @@ impl Node {
 
     fn continue_stop(&mut self) -> Result<bool, DaemonError> {
         let Some(mut stop) = self.stop.take() else { return Ok(true) };
-        let go_on = stop.advance(Instant::now(), &mut self.host, self.role.as_mut())?;
-        self.stop = Some(stop);
-        Ok(go_on)
+        match stop.advance(Instant::now(), &mut self.host, self.role.as_mut())? {
+            Next::GoOn => self.stop = Some(stop),
+            Next::End => return Ok(false),
+            Next::Stay => self.become_standby(None)?,
+            Next::GiveUp => {}
+        }
+        Ok(true)
+    }
+}
+
+/// Whether a guest may be asked to be booted here without insisting: it never ran, or the handler knows better.
+fn may_boot(host: &Host) -> bool {
+    host.authority.has_handler() || host.authority.standing() == Some(Standing::Created)
+}
+
+/// The authority says no, or does not know.
+fn denied(
+    host: &mut Host,
+    role: &mut Option<Role>,
+    booting: &mut Option<Ticket>,
+    question: &Question,
+    error: &AuthorityError,
+) {
+    let now = Instant::now();
+    match (question, role) {
+        (Question::Boot { .. }, _) => {
+            if let Some(ticket) = booting.take() {
+                host.news.refuse(ticket, format!("not booted: {error}"));
+            }
+        }
+        (Question::Promote { .. }, Some(Role::Standby(standby))) => standby.refuse(now, host, &error.to_string()),
+        (Question::Alone { .. } | Question::Protect { .. }, Some(Role::Primary(primary))) => {
+            primary.denied(now, host, question, error);
+        }
+        _ => {}
     }
 }

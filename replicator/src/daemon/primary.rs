@@ -10,12 +10,13 @@ use kemari_protocol::primary::{Checkpoint, Event, Phase, Primary as Protocol};
 use kemari_protocol::{Chunk, Message, refuse_as_primary};
 use kemari_vmm::{Machine, Output, SourceId};
 
+use super::consent::Naming;
 use super::handover::Handover;
 use super::host::Host;
 use super::metrics::Metrics;
 use super::news::{News, Ticket};
 use super::{DaemonError, Outcome};
-use crate::authority::Grant;
+use crate::authority::{Grant, Parting};
 use crate::config::Mode;
 use crate::link::Link;
 
@@ -48,6 +49,7 @@ pub(crate) struct Primary {
     pub(super) peer: Peer,
     pub(super) metrics: Metrics,
     pub(super) handover: Option<Handover>,
+    pub(super) naming: Naming,
     mode: Mode,
     max_epoch: Duration,
     epoch_begun: Instant,
@@ -55,12 +57,12 @@ pub(crate) struct Primary {
     /// Who waits for the commit of which epoch.
     waiters: Vec<(Epoch, Ticket)>,
     /// In `sync` mode the guest stays paused from its checkpoint to the acknowledgement.
-    awaiting: Option<Epoch>,
+    pub(super) awaiting: Option<Epoch>,
     /// Reused from one checkpoint to the next.
     dirty: PageSet,
     pub(super) outputs: Vec<Output>,
     /// When the oldest output of the epoch in progress was held.
-    held_since: Option<Instant>,
+    pub(super) held_since: Option<Instant>,
     /// The same for the epochs in flight, oldest first.
     held_in_flight: std::collections::VecDeque<(Epoch, Option<Instant>)>,
 }
@@ -77,7 +79,7 @@ impl Primary {
         let generation = grant.generation();
         let pages = host.machine.pages();
         let stale = if base.is_some() { PageSet::empty(pages) } else { PageSet::full(pages) };
-        let mut protocol = Protocol::new(now, host.protocol_config()?, generation, base, stale)?;
+        let mut protocol = Protocol::new(now, host.protocol.clone(), generation, base, stale)?;
         let mut gate = Gate::new(generation, Epoch::FIRST, host.config.replication.held_limit_bytes);
         gate.open(grant.into_consent())?;
         protocol.gate_opened();
@@ -90,6 +92,7 @@ impl Primary {
             peer: Peer::Unseen,
             metrics: Metrics::default(),
             handover: None,
+            naming: Naming::alone(),
             mode: host.config.replication.mode,
             max_epoch: host.config.replication.max_epoch,
             epoch_begun: now,
@@ -122,37 +125,6 @@ impl Primary {
         for output in self.outputs.drain(..) {
             self.gate.hold(output);
         }
-    }
-
-    /// Opens the gate by the operator's consent.
-    pub(super) fn run_unprotected(&mut self, host: &mut Host, ticket: Ticket) -> Result<(), DaemonError> {
-        if matches!(self.protocol.phase(), Phase::Covering | Phase::Protected) {
-            host.news.refuse(
-                ticket,
-                "the standby is in sync and gates the output; stop it first if the guest is to run alone",
-            );
-            return Ok(());
-        }
-        if self.handover.is_some() {
-            host.news.refuse(ticket, "a handover is on its way");
-            return Ok(());
-        }
-        let consent = match host.authority.consent(self.generation) {
-            Ok(consent) => consent,
-            Err(error) => {
-                host.news.refuse(ticket, format!("no consent: {error}"));
-                return Ok(());
-            }
-        };
-        self.gate.open(consent)?;
-        self.protocol.gate_opened();
-        if self.awaiting.take().is_some() {
-            host.machine.run();
-        }
-        self.held_since = None;
-        host.news.emit("unprotected", "the guest runs unprotected, by the operator's consent");
-        host.news.grant(ticket, "the guest runs unprotected until a standby is in sync");
-        Ok(())
     }
 
     /// Asks for a checkpoint, and answers when one that covers this moment is committed.
@@ -207,6 +179,7 @@ impl Primary {
             self.protocol.next_timeout(),
             self.link.as_ref().and_then(Link::next_timeout),
             self.handover.as_ref().map(Handover::deadline),
+            self.naming.next_timeout(),
         ]
         .into_iter()
         .flatten()
@@ -245,6 +218,7 @@ impl Primary {
         if let Some(outcome) = self.handover_timeout(Instant::now(), host) {
             return Ok(outcome);
         }
+        self.ask_authority(now, host)?;
         Ok(Outcome::Stay)
     }
 
@@ -297,11 +271,16 @@ impl Primary {
             }
             Event::Protected => {
                 self.peer = Peer::Present;
-                host.authority.protect(self.generation)?;
                 host.news.emit("protected", "the standby's acknowledgements gate the guest's output");
             }
-            Event::PeerLost { reason, protected } => self.peer_gone(host, "peer-lost", reason, protected),
-            Event::PeerLeft { reason, protected } => self.peer_gone(host, "peer-left", reason, protected),
+            Event::PeerLost { reason, protected } => {
+                self.naming.parted(Parting::Lost);
+                self.peer_gone(host, "peer-lost", reason, protected);
+            }
+            Event::PeerLeft { reason, protected } => {
+                self.naming.parted(Parting::Left);
+                self.peer_gone(host, "peer-left", reason, protected);
+            }
             Event::Refused { reason } => {
                 log::error!("no replication: {reason}");
                 host.news.emit("refused", &reason);
@@ -324,6 +303,8 @@ impl Primary {
     fn peer_gone(&mut self, host: &mut Host, event: &'static str, reason: String, protected: bool) {
         let consequence = if self.gate.consent().is_some() {
             "the guest runs unprotected, by consent"
+        } else if host.authority.has_handler() {
+            "output is held until the authority consents to go on alone, or the standby is back"
         } else if protected {
             "output is held; if the standby does not come back, `run-unprotected` lets the guest go on alone"
         } else {

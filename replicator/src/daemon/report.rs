@@ -24,6 +24,8 @@ pub(super) fn status(now: Instant, host: &Host, role: Option<&Role>) -> Status {
         pid: std::process::id(),
         role: RoleName::Standby,
         generation: host.authority.generation().map(|generation| generation.to_string()),
+        standing: host.authority.standing(),
+        authority: host.authority_says.clone(),
         replication: Replication::Alone,
         peer: None,
         trouble: None,
@@ -56,7 +58,7 @@ fn standby_status(standby: &Standby, status: Status) -> Status {
         peer: protocol.peer,
         trouble: standby.trouble.clone(),
         image: protocol.image.as_ref().map(image_name),
-        not_promotable: protocol.promotable.err().map(|reason| reason.to_string()),
+        not_promotable: standby.promotable().err(),
         ..status
     }
 }

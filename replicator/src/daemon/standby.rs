@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use kemari_core::{Generation, Image};
+use kemari_control::Standing;
+use kemari_core::{Generation, Image, NotAGeneration};
 use kemari_protocol::Chunk;
 use kemari_protocol::standby::{Event, Held, Phase, Promoted, Standby as Protocol};
 
@@ -11,15 +12,24 @@ use super::news::Ticket;
 use super::{DaemonError, Outcome};
 use crate::link::Link;
 
+/// Why an outdated image is not resumed.
+const OUTDATED: &str = "this node is outdated: it promised that the primary may go on without it; it can be promoted again \
+                        once a primary has brought it in sync";
+
 /// The standby's side of one guest.
 pub(super) struct Standby {
     pub(super) protocol: Protocol,
     pub(super) link: Option<Link>,
     /// Whether somebody wants this node promoted, and who waits for the answer.
     promotion: Option<Promotion>,
+    asked_at: Instant,
     nonce: u64,
     /// Why there is no replication, if the last attempt failed.
     pub(super) trouble: Option<String>,
+    /// The last primary's name.
+    pub(super) primary: Option<String>,
+    /// Whether this node has promised never to resume what it holds.
+    outdated: bool,
 }
 
 /// Who asked for a promotion.
@@ -34,8 +44,17 @@ pub(super) enum Promotion {
 impl Standby {
     /// A standby that holds `held`: memory is as of that image.
     pub(super) fn new(host: &Host, held: Option<Held>) -> Result<Standby, DaemonError> {
-        let protocol = Protocol::new(host.protocol_config()?, host.authority.generation(), held)?;
-        Ok(Standby { protocol, link: None, promotion: None, nonce: 0, trouble: None })
+        let protocol = Protocol::new(host.protocol.clone(), host.authority.generation(), held)?;
+        Ok(Standby {
+            protocol,
+            link: None,
+            promotion: None,
+            asked_at: Instant::now(),
+            nonce: 0,
+            trouble: None,
+            primary: None,
+            outdated: host.authority.standing() == Some(Standing::Outdated),
+        })
     }
 
     /// Takes over a link that a peer has opened, if there is none yet.
@@ -50,11 +69,71 @@ impl Standby {
 
     /// Begins a promotion: the answer comes as an outcome, or goes to the one who asked.
     pub(super) fn request_promotion(&mut self, now: Instant, host: &mut Host, ticket: Ticket) {
+        if self.outdated {
+            host.news.refuse(ticket, format!("not promoted: {OUTDATED}"));
+            return;
+        }
         self.nonce += 1;
         match self.protocol.freeze(now, self.nonce) {
-            Ok(()) => self.promotion = Some(Promotion::Operator(ticket)),
+            Ok(()) => {
+                self.promotion = Some(Promotion::Operator(ticket));
+                self.asked_at = now;
+            }
             Err(error) => host.news.refuse(ticket, format!("not promoted: {error}")),
         }
+    }
+
+    /// When the promotion was asked for.
+    pub(super) fn asked_at(&self) -> Instant {
+        self.asked_at
+    }
+
+    /// Whether a promotion is on its way.
+    pub(super) fn is_being_promoted(&self) -> bool {
+        self.promotion.is_some()
+    }
+
+    /// The image that may be resumed here.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) fn promotable(&self) -> Result<Image, String> {
+        match self.protocol.promotable() {
+            Ok(_) if self.outdated => Err(OUTDATED.to_owned()),
+            Ok(image) => Ok(image),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Promises never to resume what is held here of `generation`.
+    pub(super) fn outdate(&mut self, host: &mut Host, ticket: Ticket, generation: &str) {
+        match self.promise(host, generation) {
+            Ok(()) => {
+                self.outdated = true;
+                let detail = format!("outdated in generation {generation}: the primary may go on without this node");
+                host.news.emit("outdated", &detail);
+                host.news.grant(ticket, detail);
+            }
+            Err(reason) => host.news.refuse(ticket, format!("not outdated: {reason}")),
+        }
+    }
+
+    fn promise(&self, host: &Host, generation: &str) -> Result<(), String> {
+        if self.is_being_promoted() {
+            return Err("a promotion is on its way".to_owned());
+        }
+        let generation: Generation = generation.parse().map_err(|error: NotAGeneration| error.to_string())?;
+        host.authority.outdate(generation).map_err(|error| error.to_string())
+    }
+
+    /// A whole checkpoint was committed: what is held is the newest there is, and an older promise about it is void.
+    fn renew(&mut self, host: &Host) -> Result<(), DaemonError> {
+        if std::mem::take(&mut self.outdated)
+            && let Some(generation) = host.authority.generation()
+        {
+            host.authority.follow(generation)?;
+        }
+        Ok(())
     }
 
     /// Says goodbye to the primary, if there is one.
@@ -139,6 +218,8 @@ impl Standby {
             }
             Event::AdoptGeneration(generation) => {
                 host.authority.follow(generation)?;
+                self.outdated = false;
+                self.primary = self.protocol.status().peer;
                 self.protocol.adopted(now, generation);
             }
             Event::Void => {
@@ -146,6 +227,7 @@ impl Standby {
             }
             Event::Write(chunk) => write(host, &chunk)?,
             Event::Commit { chunks, .. } => {
+                self.renew(host)?;
                 for chunk in &chunks {
                     write(host, chunk)?;
                 }
@@ -191,6 +273,7 @@ impl Standby {
         match self.protocol.freeze(now, self.nonce) {
             Ok(()) => {
                 self.promotion.get_or_insert(Promotion::Primary);
+                self.asked_at = now;
                 host.news.emit("handover", &format!("the primary hands over at {image}"));
             }
             Err(error) => self.protocol.refuse_promotion(now, &error.to_string()),

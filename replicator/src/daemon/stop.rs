@@ -1,4 +1,5 @@
-//! How a node ends when it is asked to: the guest goes to the standby if there is one in sync, and is shut down otherwise.
+//! How a node ends when it is asked to: the guest goes to the standby if there is one in sync, and is shut down otherwise. And
+//! how it only shuts the guest down.
 
 use std::time::{Duration, Instant};
 
@@ -6,16 +7,31 @@ use super::DaemonError;
 use super::host::Host;
 use super::news::Ticket;
 use super::node::Role;
+use super::primary::Primary;
 
 /// How long a guest without standby may take to shut down.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);
 
-/// The way to the end of this process.
+/// The way to the end of this process, or of the guest.
 pub(super) struct Stop {
+    /// Whether only the guest is to end: the node stays, as a standby that holds nothing.
+    stays: bool,
     tickets: Vec<Ticket>,
     stage: Stage,
     deadline: Instant,
     insisted: bool,
+}
+
+/// What follows from a step.
+pub(super) enum Next {
+    /// There are more steps to take, or something to wait for.
+    GoOn,
+    /// The process ends.
+    End,
+    /// The guest is down and this node a standby.
+    Stay,
+    /// The guest did not shut down, and runs.
+    GiveUp,
 }
 
 enum Stage {
@@ -33,6 +49,7 @@ impl Stop {
     /// A stop that `ticket` waits for, if anybody does.
     pub(super) fn new(ticket: Option<Ticket>) -> Stop {
         Stop {
+            stays: false,
             tickets: ticket.into_iter().collect(),
             stage: Stage::Asked,
             deadline: Instant::now() + SHUTDOWN_LIMIT,
@@ -40,8 +57,15 @@ impl Stop {
         }
     }
 
+    /// The end of the guest alone, that `ticket` waits for.
+    pub(super) fn of_guest(ticket: Ticket) -> Stop {
+        Stop { stays: true, ..Stop::new(Some(ticket)) }
+    }
+
     /// Asked again. From a terminal or an init system (no ticket) that means: now.
     pub(super) fn insist(&mut self, ticket: Option<Ticket>) {
+        // What was to end with the guest is now to end altogether.
+        self.stays = false;
         self.insisted |= ticket.is_none();
         self.tickets.extend(ticket);
     }
@@ -56,46 +80,62 @@ impl Stop {
         self.deadline
     }
 
-    /// Takes the next step. Returns whether the daemon goes on.
+    /// Takes the next step.
+    ///
+    /// # Errors
+    /// The guest does not shut down, and this process is to end.
     pub(super) fn advance(
         &mut self,
         now: Instant,
         host: &mut Host,
         role: Option<&mut Role>,
-    ) -> Result<bool, DaemonError> {
+    ) -> Result<Next, DaemonError> {
         let primary = match role {
             Some(Role::Primary(primary)) => primary,
+            // The authority may just be granting it a generation, which would then be without a primary.
+            Some(Role::Standby(standby)) if standby.is_being_promoted() && !self.insisted && now < self.deadline => {
+                return Ok(Next::GoOn);
+            }
             Some(Role::Standby(standby)) => {
                 standby.leave(now, "stopped");
                 self.answer(host, "stopped");
-                return Ok(false);
+                return Ok(Next::End);
             }
-            None => return Ok(false),
+            None => return Ok(Next::End),
         };
         if self.insisted || matches!(self.stage, Stage::Down) {
             primary.leave(now, if self.insisted { "ended by force" } else { "the guest has shut down" });
             self.answer(host, "the guest is down");
-            return Ok(false);
+            return Ok(if self.stays { Next::Stay } else { Next::End });
         }
         match self.stage {
-            Stage::Asked if primary.is_protected() => {
+            Stage::Asked if primary.is_protected() && !self.stays => {
                 primary.begin_handover(now, host, None, true);
                 self.stage = Stage::HandingOver;
             }
             Stage::HandingOver if primary.is_handing_over() => {}
             Stage::Asked | Stage::HandingOver => {
-                log::info!("there is no standby in sync: the guest is asked to shut down");
+                log::info!("the guest is asked to shut down");
                 host.machine.ctrl_alt_del();
                 self.stage = Stage::ShuttingDown;
                 self.deadline = now + SHUTDOWN_LIMIT;
             }
-            Stage::ShuttingDown if now >= self.deadline => {
-                primary.leave(now, "the guest did not shut down");
-                return Err(DaemonError::Unresponsive(SHUTDOWN_LIMIT.as_secs()));
-            }
+            Stage::ShuttingDown if now >= self.deadline => return self.unresponsive(host, primary, now),
             Stage::ShuttingDown | Stage::Down => {}
         }
-        Ok(true)
+        Ok(Next::GoOn)
+    }
+
+    fn unresponsive(&mut self, host: &mut Host, primary: &mut Primary, now: Instant) -> Result<Next, DaemonError> {
+        if !self.stays {
+            primary.leave(now, "the guest did not shut down");
+            return Err(DaemonError::Unresponsive(SHUTDOWN_LIMIT.as_secs()));
+        }
+        for ticket in self.tickets.drain(..) {
+            let reason = format!("the guest did not shut down within {} s, and runs on", SHUTDOWN_LIMIT.as_secs());
+            host.news.refuse(ticket, reason);
+        }
+        Ok(Next::GiveUp)
     }
 
     fn answer(&mut self, host: &mut Host, detail: &str) {

@@ -304,6 +304,7 @@ impl Standby {
             image: self.image,
             generation: self.generation,
             promotable,
+            yielded: self.yielded,
             staged_bytes: self.staged.as_ref().map_or(0, Staged::bytes),
             checkpoints: self.checkpoints,
             pages_received: self.pages_received,

@@ -1,0 +1,163 @@
+//! Going on without a standby, and with one again: what the primary asks its authority.
+//!
+//! With a handler for authority the primary asks by itself: for consent as long as its output is held and no standby
+//! acknowledges it, and to have the standby named as soon as one does. The operator says so by command.
+
+use std::time::{Duration, Instant};
+
+use kemari_core::Consent;
+use kemari_protocol::primary::Phase;
+
+use super::DaemonError;
+use super::host::Host;
+use super::news::Ticket;
+use super::primary::Primary;
+use crate::authority::{AuthorityError, Parting, Question};
+
+/// Before the same is asked again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Whom the record names, as far as the primary knows, and what it has asked.
+pub(super) struct Naming {
+    /// The standby of this generation, as long as it may be named beside this node.
+    standby: Option<String>,
+    /// Whether it is named for certain.
+    named: bool,
+    /// How it was lost.
+    parting: Parting,
+    /// A question is with the authority.
+    asking: bool,
+    retry_at: Option<Instant>,
+    /// Operators who wait for consent, and whether one of them is not yet asked for.
+    waiters: Vec<Ticket>,
+    insist: bool,
+}
+
+impl Naming {
+    /// A generation was granted: its primary is named alone.
+    pub(super) fn alone() -> Naming {
+        Naming {
+            standby: None,
+            named: false,
+            parting: Parting::Lost,
+            asking: false,
+            retry_at: None,
+            waiters: Vec::new(),
+            insist: false,
+        }
+    }
+
+    pub(super) fn parted(&mut self, parting: Parting) {
+        self.parting = parting;
+        self.retry_at = None;
+    }
+
+    /// When to ask again.
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        self.retry_at.filter(|_| !self.asking)
+    }
+}
+
+impl Primary {
+    /// The operator's word that the guest may go on alone.
+    pub(super) fn run_unprotected(&mut self, host: &mut Host, ticket: Ticket) {
+        if self.is_covered() {
+            let reason = "the standby is in sync and gates the output; stop it first if the guest is to run alone";
+            host.news.refuse(ticket, reason);
+        } else if self.handover.is_some() {
+            host.news.refuse(ticket, "a handover is on its way");
+        } else {
+            self.naming.waiters.push(ticket);
+            self.naming.insist = true;
+            self.naming.retry_at = None;
+        }
+    }
+
+    /// Asks the authority what there is to ask.
+    ///
+    /// # Errors
+    /// It cannot be asked any more.
+    pub(super) fn ask_authority(&mut self, now: Instant, host: &mut Host) -> Result<(), DaemonError> {
+        if self.naming.asking || self.naming.retry_at.is_some_and(|at| at > now) {
+            return Ok(());
+        }
+        let Some(question) = self.question(host) else {
+            self.naming.retry_at = None;
+            return Ok(());
+        };
+        if let Question::Protect { peer, .. } = &question {
+            // From here on it may be named, whatever is answered.
+            self.naming.standby = Some(peer.clone());
+        }
+        host.authority.ask(question)?;
+        self.naming.asking = true;
+        self.naming.insist = false;
+        Ok(())
+    }
+
+    fn question(&self, host: &Host) -> Option<Question> {
+        let generation = self.generation;
+        let stalled = !self.is_covered() && self.handover.is_none() && self.gate.consent().is_none();
+        if self.naming.insist || (stalled && host.authority.has_handler()) {
+            let Naming { standby, parting, insist, .. } = &self.naming;
+            return Some(Question::Alone { generation, peer: standby.clone(), parting: *parting, insist: *insist });
+        }
+        let peer = self.protocol.status().peer?;
+        let name_it = self.is_protected() && !(self.naming.named && self.naming.standby.as_ref() == Some(&peer));
+        name_it.then_some(Question::Protect { generation, peer })
+    }
+
+    /// Whether a standby is in sync: its acknowledgements release the output now, or will before anything else does.
+    fn is_covered(&self) -> bool {
+        matches!(self.protocol.phase(), Phase::Covering | Phase::Protected | Phase::Yielded | Phase::Superseded)
+    }
+
+    /// The record names this node alone.
+    pub(super) fn consented(&mut self, host: &mut Host, consent: Consent) -> Result<(), DaemonError> {
+        self.naming.asking = false;
+        self.naming.standby = None;
+        self.naming.named = false;
+        let waiters = std::mem::take(&mut self.naming.waiters);
+        if self.is_covered() || self.handover.is_some() {
+            // A standby is in sync by now. It will be named anew.
+            for ticket in waiters {
+                host.news.refuse(ticket, "a standby is in sync by now, and gates the output");
+            }
+            return Ok(());
+        }
+        self.gate.open(consent)?;
+        self.protocol.gate_opened();
+        if self.awaiting.take().is_some() {
+            host.machine.run();
+        }
+        self.held_since = None;
+        host.news.emit("unprotected", "the guest runs unprotected, by consent");
+        for ticket in waiters {
+            host.news.grant(ticket, "the guest runs unprotected until a standby is in sync");
+        }
+        host.authority_says = None;
+        Ok(())
+    }
+
+    /// The record names the standby, too.
+    pub(super) fn named(&mut self, host: &mut Host) {
+        self.naming.asking = false;
+        self.naming.named = true;
+        host.authority_says = None;
+        host.news.emit("named", "the record names the standby, too: it may be promoted");
+    }
+
+    /// The authority says no, or does not know.
+    pub(super) fn denied(&mut self, now: Instant, host: &mut Host, question: &Question, error: &AuthorityError) {
+        self.naming.asking = false;
+        self.naming.retry_at = Some(now + RETRY);
+        let what = match question {
+            Question::Protect { .. } => "the standby is not named in the record",
+            _ => "no consent to run unprotected",
+        };
+        host.authority_answered(format!("{what}: {error}"));
+        for ticket in self.naming.waiters.drain(..) {
+            host.news.refuse(ticket, format!("{what}: {error}"));
+        }
+    }
+}
