@@ -231,12 +231,9 @@ impl Node {
                 return Ok(());
             }
         };
-        let question = Question::Promote {
-            from: image.generation,
-            peer: standby.primary.clone(),
-            handed_over: standby.protocol.status().yielded,
-        };
-        host.authority.ask(question)?;
+        let protocol = standby.protocol.status();
+        let (peer, handed_over) = (protocol.peer, protocol.yielded);
+        host.authority.ask(Question::Promote { from: image.generation, peer, handed_over })?;
         // What the commits have written is in the image; from here the logs say what differs from it.
         host.machine.harvest(&mut PageSet::empty(host.machine.pages()))?;
         if let Some(state) = standby.protocol.state() {

@@ -26,8 +26,6 @@ pub(super) struct Standby {
     nonce: u64,
     /// Why there is no replication, if the last attempt failed.
     pub(super) trouble: Option<String>,
-    /// The last primary's name.
-    pub(super) primary: Option<String>,
     /// Whether this node has promised never to resume what it holds.
     outdated: bool,
 }
@@ -52,7 +50,6 @@ impl Standby {
             asked_at: Instant::now(),
             nonce: 0,
             trouble: None,
-            primary: None,
             outdated: host.authority.standing() == Some(Standing::Outdated),
         })
     }
@@ -219,7 +216,6 @@ impl Standby {
             Event::AdoptGeneration(generation) => {
                 host.authority.follow(generation)?;
                 self.outdated = false;
-                self.primary = self.protocol.status().peer;
                 self.protocol.adopted(now, generation);
             }
             Event::Void => {
