@@ -48,6 +48,46 @@ fn count_pages(runs: &[PageRun]) -> Result<u64, ChunkError> {
     if (1..=CHUNK_PAGES).contains(&pages) { Ok(pages) } else { Err(ChunkError::Pages) }
 }
 
+/// Pages copied out of a guest that stands still. What it takes to make [`Chunk`]s of them can wait until it runs again.
+#[derive(Debug)]
+#[must_use = "pages that are not sent are missing at the standby"]
+pub struct Gathered(Vec<(Vec<PageRun>, Vec<u8>)>);
+
+impl Gathered {
+    /// Copies `pages`, asking `copy` to append the content of each run it is given.
+    ///
+    /// # Errors
+    /// Whatever `copy` fails with.
+    pub fn copy<E>(
+        pages: &PageSet,
+        mut copy: impl FnMut(PageRun, &mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<Gathered, E> {
+        let mut runs = pages.runs().collect();
+        let batches = std::iter::from_fn(|| next_batch(&mut runs));
+        batches
+            .map(|batch| copy_runs(&batch, &mut copy).map(|data| (batch, data)))
+            .collect::<Result<_, E>>()
+            .map(Gathered)
+    }
+
+    /// Takes the checksums.
+    ///
+    /// # Errors
+    /// What was copied is not as long as the pages are.
+    pub fn into_chunks(self) -> Result<Vec<Chunk>, ChunkError> {
+        self.0.into_iter().map(|(runs, data)| Chunk::new(runs, data)).collect()
+    }
+}
+
+fn copy_runs<E>(runs: &[PageRun], copy: &mut impl FnMut(PageRun, &mut Vec<u8>) -> Result<(), E>) -> Result<Vec<u8>, E> {
+    let pages = runs.iter().map(|run| run.count).sum::<u64>() as usize;
+    let mut data = Vec::with_capacity(pages * PAGE_SIZE);
+    for run in runs {
+        copy(*run, &mut data)?;
+    }
+    Ok(data)
+}
+
 impl Chunk {
     /// Most bytes of a chunk on the wire.
     pub(crate) const MAX_BYTES: usize = 4 + 12 * CHUNK_PAGES as usize + CHUNK_PAGES as usize * PAGE_SIZE;
@@ -66,28 +106,12 @@ impl Chunk {
         Ok(chunk)
     }
 
-    /// Copies `pages` out of a guest into chunks, asking `copy` to append the content of each run it is given.
-    ///
-    /// # Errors
-    /// Whatever `copy` fails with; a `copy` that appends another number of bytes is a [`ChunkError`].
-    pub fn gather<E: From<ChunkError>>(
-        pages: &PageSet,
-        mut copy: impl FnMut(PageRun, &mut Vec<u8>) -> Result<(), E>,
-    ) -> Result<Vec<Chunk>, E> {
-        let mut runs = pages.runs().collect();
-        std::iter::from_fn(|| next_batch(&mut runs)).map(|batch| Chunk::copied(batch, &mut copy)).collect()
-    }
-
     /// One chunk of `runs`, filled by `copy`.
     pub(crate) fn copied<E: From<ChunkError>>(
         runs: Vec<PageRun>,
         copy: &mut impl FnMut(PageRun, &mut Vec<u8>) -> Result<(), E>,
     ) -> Result<Chunk, E> {
-        let pages = runs.iter().map(|run| run.count).sum::<u64>() as usize;
-        let mut data = Vec::with_capacity(pages * PAGE_SIZE);
-        for run in &runs {
-            copy(*run, &mut data)?;
-        }
+        let data = copy_runs(&runs, copy)?;
         Ok(Chunk::new(runs, data)?)
     }
 

@@ -22,7 +22,7 @@ pub mod primary;
 pub mod standby;
 mod violation;
 
-pub use chunk::{Chunk, ChunkError};
+pub use chunk::{Chunk, ChunkError, Gathered};
 pub use codec::{DecodeError, Decoder, Frame};
 pub use config::{Config, ConfigError, Identity};
 pub use message::{Manifest, Message, Offer, Refuse, Rivalry, Select, Versions, refuse_as_primary};

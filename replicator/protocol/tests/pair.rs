@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use kemari_core::{Epoch, Gate, Generation, Image, PAGE_SIZE, PageSet, Weigh};
 use kemari_protocol::primary::{self, Checkpoint, Phase, Primary};
 use kemari_protocol::standby::{self, Held, Standby};
-use kemari_protocol::{Chunk, ChunkError, Config, Decoder, Frame, Identity, Message};
+use kemari_protocol::{Chunk, ChunkError, Config, Decoder, Frame, Gathered, Identity, Message};
 
 const PAGES: u64 = 8;
 const OLD: Generation = Generation { number: 1, id: 11 };
@@ -112,10 +112,11 @@ impl Pair {
         let mut pages = std::mem::replace(&mut self.dirty, PageSet::empty(PAGES));
         self.primary.begin_checkpoint(&mut pages);
         let memory = &self.memory;
-        let chunks = Chunk::gather(&pages, |run, into| {
+        let chunks = Gathered::copy(&pages, |run, into| {
             (run.first..run.first + run.count).for_each(|number| into.extend(page(memory[number as usize])));
             Ok::<(), ChunkError>(())
-        });
+        })
+        .and_then(Gathered::into_chunks);
         let state = self.counter.to_le_bytes().to_vec();
         let checkpoint = Checkpoint { epoch, state, chunks: chunks.expect("pages of the guest"), last };
         self.primary.send_checkpoint(self.now, checkpoint).expect("asked before");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use kemari_core::{Epoch, Gate, Generation, Image, PageSet};
 use kemari_protocol::primary::{Checkpoint, Event, Phase, Primary as Protocol};
-use kemari_protocol::{Chunk, Message, refuse_as_primary};
+use kemari_protocol::{Gathered, Message, refuse_as_primary};
 use kemari_vmm::{Machine, Output, SourceId};
 
 use super::consent::Naming;
@@ -400,7 +400,7 @@ impl Primary {
         host.machine.harvest(&mut self.dirty)?;
         self.protocol.begin_checkpoint(&mut self.dirty);
         let machine = &host.machine;
-        let chunks = Chunk::gather(&self.dirty, |run, into| machine.copy_pages(run, into).map_err(DaemonError::from))?;
+        let gathered = Gathered::copy(&self.dirty, |run, into| machine.copy_pages(run, into))?;
         let stays_paused = last || self.mode == Mode::Sync;
         if !stays_paused {
             host.machine.run();
@@ -409,6 +409,7 @@ impl Primary {
         self.metrics.stop_us.record(host.machine.timings().pause.as_micros() as u64);
         self.record_cut(now, now.duration_since(begun), epoch, state.len());
         let kept = if last { state.clone() } else { Vec::new() };
+        let chunks = gathered.into_chunks()?;
         self.protocol.send_checkpoint(now, Checkpoint { epoch, state, chunks, last })?;
         if stays_paused && !last {
             self.awaiting = Some(epoch);
