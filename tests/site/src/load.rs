@@ -48,6 +48,12 @@ impl Progress {
         self.answers.load(Ordering::Relaxed)
     }
 
+    /// Takes note of an answer that came `gap` after the one before.
+    pub(crate) fn answered(&self, gap: Duration) {
+        self.longest_gap_us.fetch_max(gap.as_micros() as u64, Ordering::Relaxed);
+        self.answers.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The longest time without an answer since this was last asked. One that lasts still is not counted before it ends.
     #[must_use]
     pub fn take_longest_gap(&self) -> Duration {
@@ -259,8 +265,7 @@ impl Client {
         let client = self.options.client;
         let gap = self.last_answer.elapsed();
         self.last_answer = Instant::now();
-        self.progress.longest_gap_us.fetch_max(gap.as_micros() as u64, Ordering::Relaxed);
-        self.progress.answers.fetch_add(1, Ordering::Relaxed);
+        self.progress.answered(gap);
         let Some(sent) = self.outstanding.pop_front() else {
             let (asked, answered) = ("nothing".to_owned(), format!("{reply:?}"));
             return Err(Violation::WrongAnswer { client, asked, answered });

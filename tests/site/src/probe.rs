@@ -6,13 +6,13 @@
 use std::io;
 use std::net::UdpSocket;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kemari_guest::wire::{self, MESSAGE, Reply};
 
-use crate::{BRIDGE_ADDRESS, GUEST_ADDRESS, Violation, Witness};
+use crate::{BRIDGE_ADDRESS, GUEST_ADDRESS, Progress, Violation, Witness};
 
 /// How long an answer may take before the datagram is taken for lost.
 const PATIENCE: Duration = Duration::from_millis(40);
@@ -25,24 +25,26 @@ const PORTS: std::ops::Range<u16> = 10_000..30_000;
 pub struct Probe {
     thread: JoinHandle<()>,
     stop: Arc<AtomicBool>,
-    answers: Arc<AtomicU64>,
+    progress: Arc<Progress>,
 }
 
 impl Probe {
     /// Begins, with a rest of `pause` after each answer.
     #[must_use]
     pub fn start(pause: Duration, witness: Arc<Witness>) -> Probe {
-        let (stop, answers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stop, progress) = (Arc::new(AtomicBool::new(false)), Arc::new(Progress::default()));
         let thread = std::thread::spawn({
-            let (stop, answers) = (Arc::clone(&stop), Arc::clone(&answers));
+            let (stop, progress) = (Arc::clone(&stop), Arc::clone(&progress));
             move || {
+                let mut last_answer = Instant::now();
                 for port in PORTS.cycle() {
                     if stop.load(Ordering::Relaxed) {
                         return;
                     }
                     match ask(port, &witness) {
                         Ok(true) => {
-                            answers.fetch_add(1, Ordering::Relaxed);
+                            let now = Instant::now();
+                            progress.answered(now - std::mem::replace(&mut last_answer, now));
                             std::thread::sleep(pause);
                         }
                         Ok(false) => {}
@@ -51,13 +53,19 @@ impl Probe {
                 }
             }
         });
-        Probe { thread, stop, answers }
+        Probe { thread, stop, progress }
     }
 
     /// Answers so far.
     #[must_use]
     pub fn answers(&self) -> u64 {
-        self.answers.load(Ordering::Relaxed)
+        self.progress.answers()
+    }
+
+    /// How it fares.
+    #[must_use]
+    pub fn progress(&self) -> &Progress {
+        &self.progress
     }
 
     /// Ends it.

@@ -1,0 +1,83 @@
+//! What the cluster is put through. Each scenario begins and ends with a guest that is protected.
+
+mod losses;
+mod moves;
+mod setup;
+
+use crate::cluster::Cluster;
+use crate::error::ClusterError;
+use crate::floor;
+use crate::report::Timings;
+
+/// One of them.
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    pub(crate) about: &'static str,
+    play: Play,
+}
+
+type Result<T> = std::result::Result<T, ClusterError>;
+
+#[derive(Clone, Copy)]
+enum Play {
+    /// Without guest.
+    Bare(fn(&Cluster, &mut Timings, usize) -> Result<String>),
+    /// With a guest that is protected, fencing off.
+    Guest(fn(&Cluster, &mut Timings, usize) -> Result<String>),
+    /// With fencing on.
+    Fenced(fn(&Cluster, &mut Timings, usize) -> Result<String>),
+}
+
+const fn scenario(name: &'static str, about: &'static str, play: Play) -> Scenario {
+    Scenario { name, about, play }
+}
+
+/// All of them, in the order in which they are played.
+pub(crate) const ALL: &[Scenario] = &[
+    scenario("floor", "the same events with ocf:pacemaker:Stateful", Play::Bare(floor::measure)),
+    scenario("primary-killed", "kill -9 of the primary replicator", Play::Guest(losses::primary_killed)),
+    scenario("standby-killed", "kill -9 of the standby replicator", Play::Guest(losses::standby_killed)),
+    scenario("move", "crm_resource --move and --clear", Play::Guest(moves::moved)),
+    scenario("three-failovers", "A to B to A to B, a kill each", Play::Guest(losses::three_failovers)),
+    scenario(
+        "primary-hangs",
+        "SIGSTOP of the primary, which wakes after the failover",
+        Play::Guest(losses::primary_hangs),
+    ),
+    scenario("node-standby", "pcs node standby and unstandby of the primary's node", Play::Guest(moves::node_standby)),
+    scenario("replication-cut", "the replication link is cut and heals", Play::Guest(losses::replication_cut)),
+    scenario("disable", "pcs resource disable shuts the guest down, enable boots it", Play::Guest(moves::disabled)),
+    scenario("standby-node-lost", "the standby's node dies; it is fenced", Play::Fenced(losses::standby_node_lost)),
+    scenario("primary-node-lost", "the primary's node dies; it is fenced", Play::Fenced(losses::primary_node_lost)),
+    scenario("ring-cut", "the cluster link is cut; fencing decides", Play::Fenced(losses::ring_cut)),
+    scenario("both-cut", "both links are cut; fencing decides", Play::Fenced(losses::both_cut)),
+    scenario(
+        "fence-broken",
+        "the primary's node dies and cannot be fenced, then can",
+        Play::Fenced(losses::fence_broken),
+    ),
+    scenario(
+        "no-fencing",
+        "the primary's node dies without fencing: the guest stands still",
+        Play::Guest(losses::no_fencing),
+    ),
+];
+
+/// Plays one.
+pub(crate) fn play(scenario: &Scenario, cluster: &mut Cluster, timings: &mut Timings, repeat: usize) -> Result<String> {
+    match scenario.play {
+        Play::Bare(play) => play(cluster, timings, repeat),
+        Play::Guest(play) => {
+            setup::ready(cluster)?;
+            play(cluster, timings, repeat)
+        }
+        Play::Fenced(play) => {
+            setup::ready(cluster)?;
+            floor::enable_fencing(cluster)?;
+            cluster.sh("pcs property set priority-fencing-delay=2s")?;
+            let said = play(cluster, timings, repeat)?;
+            floor::disable_fencing(cluster)?;
+            Ok(said)
+        }
+    }
+}
