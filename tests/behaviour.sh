@@ -33,6 +33,12 @@ configure beta 7042 7041 64 key
 start beta
 becomes "the right one protects" alpha PROTECTED
 
+# What sits in a dead host's page cache is lost, and a kill on one machine cannot show it: so nothing may ever be there.
+says "nothing of the disk is in the page cache" '^ *0$' fincore --noheadings --output PAGES "$dir/disk"
+for node in alpha beta; do
+    says "$node opens the disk O_DIRECT" '^flags:.*4....$' bash -c "grep -h flags: \
+        \$(ls -l /proc/${pid[$node]}/fd | sed -n 's|.* \([0-9]*\) -> $dir/disk|/proc/${pid[$node]}/fdinfo/\1|p')"
+done
 says "a standby is not promoted while the primary lives" 'lives, and answers as primary' ask beta promote
 says "one process per state directory" 'another kemari-replicator' "$replicator" run --config "$dir/beta.toml"
 says "the control socket is for root" '^600$' stat -c %a "$dir/alpha.sock"
