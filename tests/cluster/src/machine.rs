@@ -167,6 +167,17 @@ impl Machine {
         self.sh(&format!("pkill --signal {signal} --exact kemari-replicat")).map(drop)
     }
 
+    /// Makes it a new host: what it kept on its disk is gone. To be done while it is off.
+    pub(crate) fn forget_everything(&self) -> Result<(), ClusterError> {
+        for place in ["state", "pacemaker"] {
+            let place = self.directory.join(place);
+            run("the host", Command::new("rm").arg("-r").arg(&place))?;
+            fs::create_dir(&place).map_err(io("make a directory"))?;
+        }
+        run("the host", Command::new("cp").args(["-a", "/var/lib/pacemaker/."]).arg(self.directory.join("pacemaker")))
+            .map(drop)
+    }
+
     /// Where its files are.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory

@@ -1,5 +1,6 @@
 //! What the cluster is put through. Each scenario begins and ends with a guest that is protected.
 
+mod examples;
 mod losses;
 mod moves;
 mod setup;
@@ -61,6 +62,11 @@ pub(crate) const ALL: &[Scenario] = &[
         "the primary's node dies without fencing: the guest stands still",
         Play::Guest(losses::no_fencing),
     ),
+    scenario("vip", "pcs-examples: vip.sh and manual-failover.sh", Play::Guest(examples::vip)),
+    scenario("node-health", "pcs-examples: node-health.sh", Play::Guest(examples::node_health)),
+    scenario("maintenance", "pcs-examples: maintenance.sh", Play::Guest(examples::maintenance)),
+    scenario("replace-node", "pcs-examples: fencing.sh and replace-node.sh", Play::Guest(examples::replace_node)),
+    scenario("other-tools", "pcs-examples: two-nodes.crmsh and two-nodes.xml", Play::Guest(examples::other_tools)),
 ];
 
 /// Plays one.
