@@ -1,0 +1,11 @@
+//! The names of a guest's node attributes, as `crm_mon -A` shows them.
+
+/// Asks the node to mark itself outdated in the generation that is the value.
+pub(crate) fn outdate(guest: &str) -> String {
+    format!("kemari-{guest}-outdate")
+}
+
+/// The generation in which the node has marked itself outdated, durably.
+pub(crate) fn outdated(guest: &str) -> String {
+    format!("kemari-{guest}-outdated")
+}

@@ -1,0 +1,200 @@
+//! Who may speak: the decisions, as functions of what is known.
+//!
+//! A decision is never more than a plan: the swap that it asks for takes effect only if the record is still the one that was
+//! looked at.
+
+use kemari_core::Generation;
+
+use super::refusal::Refusal;
+use super::{Policy, Record, Unprotected};
+use crate::cluster::Standing;
+
+/// What is known when a node asks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Facts<'a> {
+    /// The node that asks.
+    pub(crate) node: &'a str,
+    pub(crate) record: Option<&'a Record>,
+    /// How the other node that the record names stands; without meaning if it names no other.
+    pub(crate) other: Standing,
+    pub(crate) policy: Policy,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// Nothing: the record says it already.
+    Already,
+    /// Swap the record that was looked at for this one.
+    Swap(Record),
+    /// Make the first record.
+    Create(Record),
+    /// Have the other node mark itself outdated, and ask again once it has.
+    AskOutdate,
+    /// Say no.
+    No(Refusal),
+}
+
+/// A standby that holds the newest image of `from` is to become primary.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Promotion<'a> {
+    pub(crate) from: Generation,
+    pub(crate) to: Generation,
+    /// The node that says it has demoted itself.
+    pub(crate) handed_over_by: Option<&'a str>,
+}
+
+pub(crate) fn promote(facts: &Facts<'_>, promotion: &Promotion<'_>) -> Decision {
+    let target = Record::alone(promotion.to, facts.node);
+    let record = match current(facts, promotion.from, &target) {
+        Ok(record) => record,
+        Err(decision) => return decision,
+    };
+    let other = record.other_than(facts.node);
+    if other.is_none() || promotion.handed_over_by == other {
+        return Decision::Swap(target);
+    }
+    match facts.other {
+        // It reads the same record: what it did before this swap is in it, and after it its own swap fails.
+        Standing::Member | Standing::Fenced | Standing::Left => Decision::Swap(target),
+        Standing::Unclean => no(record, facts, Refusal::Unclean),
+        // Its output is held, for want of acknowledgements and of consent; but what it released to a shared disk before may
+        // still be on its way.
+        Standing::Lost | Standing::Stranger
+            if !facts.policy.shared_disk || facts.policy.unprotected == Unprotected::Always =>
+        {
+            Decision::Swap(target)
+        }
+        Standing::Lost | Standing::Stranger => no(record, facts, Refusal::SharedDisk),
+    }
+}
+
+/// A node without image is to boot the guest from its disk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Boot {
+    pub(crate) from: Generation,
+    pub(crate) to: Generation,
+    /// The guest was created here and never ran.
+    pub(crate) first: bool,
+    /// The operator's explicit command.
+    pub(crate) insist: bool,
+}
+
+pub(crate) fn boot(facts: &Facts<'_>, boot: &Boot) -> Decision {
+    let target = Record::alone(boot.to, facts.node);
+    let Some(record) = facts.record else {
+        let allowed = boot.first || boot.insist;
+        return if allowed { Decision::Create(target) } else { Decision::No(Refusal::NoRecord) };
+    };
+    if boot.insist && *record != target {
+        return insisted(facts, record, target);
+    }
+    let record = match current(facts, boot.from, &target) {
+        Ok(record) => record,
+        Err(decision) => return decision,
+    };
+    let first_named = record.primary == facts.node;
+    match (record.standby.is_some(), facts.other) {
+        (false, _) => Decision::Swap(target),
+        // The other is in no other partition, where it might have been promoted.
+        (true, Standing::Fenced | Standing::Left) => Decision::Swap(target),
+        (true, Standing::Member) if first_named => Decision::Swap(target),
+        (true, Standing::Member) => no(record, facts, Refusal::FirstGoesFirst),
+        (true, Standing::Unclean) => no(record, facts, Refusal::Unclean),
+        (true, Standing::Lost | Standing::Stranger)
+            if facts.policy.unprotected == Unprotected::Always && first_named =>
+        {
+            Decision::Swap(target)
+        }
+        (true, Standing::Lost | Standing::Stranger) => no(record, facts, Refusal::LostAtBoot),
+    }
+}
+
+/// The operator takes it upon himself that no other node runs the guest; not that history counts backwards.
+fn insisted(facts: &Facts<'_>, record: &Record, target: Record) -> Decision {
+    if !target.generation.is_newer_than(record.generation) {
+        return Decision::No(Refusal::NotNewer { wanted: target.generation, record: record.clone() });
+    }
+    // This one is not about what is known but about what is running: the other host may write at this very moment.
+    if record.other_than(facts.node).is_some() && facts.other == Standing::Unclean {
+        return no(record, facts, Refusal::Unclean);
+    }
+    Decision::Swap(target)
+}
+
+/// A primary has lost its standby and wants to go on alone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Alone<'a> {
+    pub(crate) peer: &'a str,
+    pub(crate) generation: Generation,
+    /// The peer said goodbye.
+    pub(crate) left: bool,
+    /// The generation in which the other node says that it is outdated, and has that on its disk.
+    pub(crate) outdated: Option<Generation>,
+}
+
+pub(crate) fn alone(facts: &Facts<'_>, alone: &Alone<'_>) -> Decision {
+    let target = Record::alone(alone.generation, facts.node);
+    let record = match current(facts, alone.generation, &target) {
+        Ok(record) => record,
+        Err(decision) => return decision,
+    };
+    if record.primary != facts.node {
+        return Decision::No(Refusal::NotPrimary { node: facts.node.to_owned(), record: record.clone() });
+    }
+    if facts.policy.unprotected == Unprotected::Never {
+        return Decision::No(Refusal::Never);
+    }
+    let said_goodbye = alone.left && record.standby.as_deref() == Some(alone.peer);
+    if said_goodbye || alone.outdated == Some(alone.generation) {
+        return Decision::Swap(target);
+    }
+    match facts.other {
+        Standing::Fenced | Standing::Left => Decision::Swap(target),
+        Standing::Unclean => no(record, facts, Refusal::Unclean),
+        Standing::Member | Standing::Lost | Standing::Stranger if facts.policy.unprotected == Unprotected::Always => {
+            Decision::Swap(target)
+        }
+        Standing::Member => Decision::AskOutdate,
+        Standing::Lost | Standing::Stranger => no(record, facts, Refusal::Lost),
+    }
+}
+
+/// The standby `peer` holds everything, and its acknowledgements gate the output already.
+pub(crate) fn protect(facts: &Facts<'_>, peer: &str, generation: Generation) -> Decision {
+    let target = Record::protected(generation, facts.node, peer);
+    let record = match current(facts, generation, &target) {
+        Ok(record) => record,
+        Err(decision) => return decision,
+    };
+    if record.primary != facts.node {
+        return Decision::No(Refusal::NotPrimary { node: facts.node.to_owned(), record: record.clone() });
+    }
+    match &record.standby {
+        None => Decision::Swap(target),
+        // It would be forgotten without having agreed to it.
+        Some(named) => Decision::No(Refusal::OtherStandby { named: named.clone(), peer: peer.to_owned() }),
+    }
+}
+
+/// The record, if it is of the generation that the asking node speaks of and names that node; else what follows already.
+fn current<'a>(facts: &Facts<'a>, generation: Generation, target: &Record) -> Result<&'a Record, Decision> {
+    let record = facts.record.ok_or(Decision::No(Refusal::NoRecord))?;
+    if record == target {
+        return Err(Decision::Already);
+    }
+    if record.generation != generation {
+        return Err(Decision::No(Refusal::OtherHistory { record: record.clone(), known: generation }));
+    }
+    if !record.names(facts.node) {
+        return Err(Decision::No(Refusal::NotNamed { record: record.clone(), node: facts.node.to_owned() }));
+    }
+    Ok(record)
+}
+
+fn no(record: &Record, facts: &Facts<'_>, refusal: fn(String) -> Refusal) -> Decision {
+    Decision::No(refusal(record.other_than(facts.node).unwrap_or(facts.node).to_owned()))
+}
+
+#[cfg(test)]
+mod tests;

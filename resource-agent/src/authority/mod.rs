@@ -1,0 +1,165 @@
+//! Who may speak: the handler that the replicator asks.
+//!
+//! One record in the CIB says which history of the guest is current and which nodes hold its data; it is changed only by
+//! compare-and-swap. A node speaks only after the swap that lets it speak was won.
+
+mod decide;
+mod record;
+mod refusal;
+mod verbs;
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand, ValueEnum};
+use kemari_core::Generation;
+
+pub(crate) use decide::{Boot, Decision, Facts, boot};
+pub use record::{Record, RecordError};
+pub(crate) use record::{name, parse_generation};
+
+use crate::cluster::ClusterError;
+
+/// Whether a primary that has lost its standby may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Unprotected {
+    /// Never: it waits for a standby.
+    Never,
+    /// Once the standby is known to be silent: outdated by its own word, fenced, or gone with a goodbye.
+    Fenced,
+    /// Also if nothing is known about it. May fork.
+    Always,
+}
+
+/// What the operator has settled.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Policy {
+    /// Whether a primary that has lost its standby may go on; `always` may fork
+    #[arg(long, value_enum, default_value = "fenced")]
+    pub(crate) unprotected: Unprotected,
+    /// Whether a disk of the guest is the same storage on both nodes
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, default_value = "true")]
+    pub(crate) shared_disk: bool,
+}
+
+/// `kemari-agent authority`.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    policy: Policy,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// What is asked.
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// May this standby, which holds the newest image of a generation, become the primary of the next?
+    Promote {
+        #[command(flatten)]
+        who: Who,
+        #[command(flatten)]
+        step: Step,
+        /// The other node
+        #[arg(long, value_parser = name)]
+        peer: Option<String>,
+        /// It has demoted itself, and has said so
+        #[arg(long, requires = "peer")]
+        handed_over: bool,
+    },
+    /// May this node, which holds no image, boot the guest from its disk?
+    Boot {
+        #[command(flatten)]
+        who: Who,
+        #[command(flatten)]
+        step: Step,
+        /// The guest was created here and never ran
+        #[arg(long)]
+        first: bool,
+        /// By the operator's explicit command
+        #[arg(long)]
+        insist: bool,
+    },
+    /// May this primary go on without its standby?
+    Alone {
+        #[command(flatten)]
+        who: Who,
+        /// The standby
+        #[arg(long, value_parser = name)]
+        peer: String,
+        /// The generation of which this node is the primary
+        #[arg(long, value_parser = parse_generation)]
+        generation: Generation,
+        /// How the standby was lost
+        #[arg(long, value_enum)]
+        how: Loss,
+    },
+    /// Is it recorded that the standby holds everything and may be promoted?
+    Protect {
+        #[command(flatten)]
+        who: Who,
+        /// The standby
+        #[arg(long, value_parser = name)]
+        peer: String,
+        /// The generation of which this node is the primary
+        #[arg(long, value_parser = parse_generation)]
+        generation: Generation,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Who {
+    /// The guest
+    #[arg(long, value_parser = name)]
+    guest: String,
+    /// This node
+    #[arg(long, value_parser = name)]
+    node: String,
+}
+
+#[derive(Debug, Args)]
+struct Step {
+    /// The newest generation that this node knows
+    #[arg(long, value_parser = parse_generation)]
+    from: Generation,
+    /// The generation that is to follow
+    #[arg(long, value_parser = parse_generation)]
+    to: Generation,
+}
+
+/// How a standby was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Loss {
+    /// It fell silent.
+    Lost,
+    /// It said goodbye.
+    Left,
+}
+
+/// A certain answer.
+#[derive(Debug)]
+enum Answer {
+    Yes,
+    No(refusal::Refusal),
+}
+
+/// Exit status of an answer that is not certain.
+const UNKNOWN: u8 = 3;
+
+/// Answers, with 0 for yes, 1 for no and 3 if it is not known; the reason is the last line on stderr.
+pub(crate) fn run(options: &Options) -> ExitCode {
+    match verbs::answer(&options.verb, options.policy) {
+        Ok(Answer::Yes) => ExitCode::SUCCESS,
+        Ok(Answer::No(refusal)) => {
+            eprintln!("{refusal}");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("{}", one_line(&error));
+            ExitCode::from(UNKNOWN)
+        }
+    }
+}
+
+fn one_line(error: &ClusterError) -> String {
+    error.to_string().replace('\n', " ")
+}

@@ -1,0 +1,7 @@
+//! `kemari-agent`: see `kemari_agent`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    kemari_agent::main()
+}
