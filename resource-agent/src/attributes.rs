@@ -9,3 +9,8 @@ pub(crate) fn outdate(guest: &str) -> String {
 pub(crate) fn outdated(guest: &str) -> String {
     format!("kemari-{guest}-outdated")
 }
+
+/// One of those that operators look at: `role`, `state`, `generation`, `epoch`, `commit-age`.
+pub(crate) fn shown(guest: &str, name: &str) -> String {
+    format!("kemari-{guest}-{name}")
+}

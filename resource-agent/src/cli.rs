@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::authority;
+use crate::{attend, authority, ocf};
 
 /// The OCF agent of Kemari: run by Pacemaker, and by the replicator that it starts.
 #[derive(Parser)]
@@ -18,6 +18,13 @@ struct Cli {
 enum Command {
     /// Answer the replicator, which asks whether it may speak
     Authority(authority::Options),
+    /// Start the replicator, and tell Pacemaker at once what happens to it
+    Attend(attend::Options),
+    /// Carry out an action of the OCF resource agent, whose parameters are in the environment
+    Ocf {
+        /// The action
+        action: ocf::Action,
+    },
 }
 
 /// Runs the command line of this process.
@@ -25,6 +32,8 @@ enum Command {
 pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Authority(options) => authority::run(&options),
+        Command::Attend(options) => attend::run(&options),
+        Command::Ocf { action } => ocf::run(action),
     }
 }
 

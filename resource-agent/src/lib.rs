@@ -5,10 +5,13 @@
 //! * the actions that Pacemaker asks for;
 //! * the supervisor that tells Pacemaker at once what happens to the replicator.
 
+mod attend;
 mod attributes;
 pub mod authority;
 mod cli;
 mod cluster;
+mod guest;
+mod ocf;
 
 pub use cli::main;
 pub use cluster::{ClusterError, CommandError};

@@ -27,6 +27,8 @@ pub struct Status {
     pub trouble: Option<String>,
     /// The newest image the standby is known to hold (primary), or that is held here (standby).
     pub image: Option<ImageName>,
+    /// How long ago the newest checkpoint was committed, in milliseconds.
+    pub commit_age_ms: Option<u64>,
     /// On a standby, why it could not be promoted now.
     pub not_promotable: Option<String>,
     /// How far a resync is.

@@ -24,6 +24,8 @@ pub(super) struct Host {
     pub(super) authority: Authority,
     /// Why the authority keeps this node waiting, if it does.
     pub(super) authority_says: Option<String>,
+    /// When a checkpoint was committed last, on either side.
+    pub(super) committed_at: Option<std::time::Instant>,
     pub(super) links: Links,
     pub(super) news: News,
     pub(super) recorder: Recorder,

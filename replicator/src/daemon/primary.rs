@@ -330,6 +330,7 @@ impl Primary {
         proof: &kemari_core::Committed,
     ) -> Result<Option<Outcome>, DaemonError> {
         let image = proof.image();
+        host.committed_at = Some(now);
         if let Some(latency) = self.protocol.status().commit_latency {
             self.metrics.commit_us.record(latency.as_micros() as u64);
         }

@@ -224,6 +224,7 @@ impl Standby {
             Event::Write(chunk) => write(host, &chunk)?,
             Event::Commit { chunks, .. } => {
                 self.renew(host)?;
+                host.committed_at = Some(now);
                 for chunk in &chunks {
                     write(host, chunk)?;
                 }

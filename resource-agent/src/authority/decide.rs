@@ -125,10 +125,13 @@ fn insisted(facts: &Facts<'_>, record: &Record, target: Record) -> Decision {
 /// A primary has lost its standby and wants to go on alone.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Alone<'a> {
-    pub(crate) peer: &'a str,
+    /// None if this node never had a standby.
+    pub(crate) peer: Option<&'a str>,
     pub(crate) generation: Generation,
     /// The peer said goodbye.
     pub(crate) left: bool,
+    /// The operator takes it upon himself that the other node does not run the guest.
+    pub(crate) insist: bool,
     /// The generation in which the other node says that it is outdated, and has that on its disk.
     pub(crate) outdated: Option<Generation>,
 }
@@ -142,10 +145,13 @@ pub(crate) fn alone(facts: &Facts<'_>, alone: &Alone<'_>) -> Decision {
     if record.primary != facts.node {
         return Decision::No(Refusal::NotPrimary { node: facts.node.to_owned(), record: record.clone() });
     }
+    if alone.insist {
+        return Decision::Swap(target);
+    }
     if facts.policy.unprotected == Unprotected::Never {
         return Decision::No(Refusal::Never);
     }
-    let said_goodbye = alone.left && record.standby.as_deref() == Some(alone.peer);
+    let said_goodbye = alone.left && record.standby.as_deref() == alone.peer;
     if said_goodbye || alone.outdated == Some(alone.generation) {
         return Decision::Swap(target);
     }

@@ -8,9 +8,11 @@ mod record;
 mod refusal;
 mod verbs;
 
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use kemari_core::Generation;
 
 pub(crate) use decide::{Boot, Decision, Facts, boot};
@@ -31,7 +33,7 @@ pub(crate) enum Unprotected {
 }
 
 /// What the operator has settled.
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
 pub(crate) struct Policy {
     /// Whether a primary that has lost its standby may go on; `always` may fork
     #[arg(long, value_enum, default_value = "fenced")]
@@ -41,11 +43,46 @@ pub(crate) struct Policy {
     pub(crate) shared_disk: bool,
 }
 
+impl Default for Policy {
+    fn default() -> Policy {
+        Policy { unprotected: Unprotected::Fenced, shared_disk: true }
+    }
+}
+
+/// A file with a policy in it, an argument a line. An action of the agent may replace it while the replicator runs.
+#[derive(Parser)]
+#[command(no_binary_name = true)]
+struct PolicyFile {
+    #[command(flatten)]
+    policy: Policy,
+}
+
+impl Policy {
+    /// Reads one.
+    ///
+    /// # Errors
+    /// It is not there, or not a policy.
+    pub(crate) fn from_file(path: &Path) -> io::Result<Policy> {
+        let text = std::fs::read_to_string(path)?;
+        PolicyFile::try_parse_from(text.lines()).map(|file| file.policy).map_err(io::Error::other)
+    }
+
+    /// The same on a command line.
+    pub(crate) fn as_arguments(&self) -> Vec<String> {
+        let unprotected =
+            self.unprotected.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+        ["--unprotected".to_owned(), unprotected, "--shared-disk".to_owned(), self.shared_disk.to_string()].into()
+    }
+}
+
 /// `kemari-agent authority`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     #[command(flatten)]
     policy: Policy,
+    /// A file with the two, an argument a line, which counts instead
+    #[arg(long, value_name = "FILE")]
+    policy_file: Option<PathBuf>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -83,15 +120,18 @@ enum Verb {
     Alone {
         #[command(flatten)]
         who: Who,
-        /// The standby
+        /// The standby, if there was one
         #[arg(long, value_parser = name)]
-        peer: String,
+        peer: Option<String>,
         /// The generation of which this node is the primary
         #[arg(long, value_parser = parse_generation)]
         generation: Generation,
         /// How the standby was lost
         #[arg(long, value_enum)]
         how: Loss,
+        /// By the operator's explicit command
+        #[arg(long)]
+        insist: bool,
     },
     /// Is it recorded that the standby holds everything and may be promoted?
     Protect {
@@ -147,7 +187,15 @@ const UNKNOWN: u8 = 3;
 
 /// Answers, with 0 for yes, 1 for no and 3 if it is not known; the reason is the last line on stderr.
 pub(crate) fn run(options: &Options) -> ExitCode {
-    match verbs::answer(&options.verb, options.policy) {
+    let policy = match options.policy_file.as_deref().map(Policy::from_file) {
+        None => options.policy,
+        Some(Ok(policy)) => policy,
+        Some(Err(error)) => {
+            eprintln!("the policy cannot be read: {error}");
+            return ExitCode::from(UNKNOWN);
+        }
+    };
+    match verbs::answer(&options.verb, policy) {
         Ok(Answer::Yes) => ExitCode::SUCCESS,
         Ok(Answer::No(refusal)) => {
             eprintln!("{refusal}");

@@ -34,8 +34,9 @@ pub(super) fn answer(verb: &Verb, policy: Policy) -> Result<Answer, ClusterError
             let boot = Boot { from: step.from, to: step.to, first: *first, insist: *insist };
             carry_out(&door, &scene, decide::boot(&scene.facts(&who.node, policy), &boot))
         }
-        Verb::Alone { who, peer, generation, how } => {
-            let alone = Alone { peer, generation: *generation, left: *how == Loss::Left, outdated: None };
+        Verb::Alone { who, peer, generation, how, insist } => {
+            let left = *how == Loss::Left;
+            let alone = Alone { peer: peer.as_deref(), generation: *generation, left, insist: *insist, outdated: None };
             go_on_alone(&who.guest, &who.node, policy, alone)
         }
         Verb::Protect { who, peer, generation } => {
@@ -126,7 +127,7 @@ fn go_on_alone(guest: &str, node: &str, policy: Policy, mut alone: Alone<'_>) ->
     let mut asked = false;
     loop {
         // A goodbye needs no membership.
-        let scene = Scene::look(&door, node, !alone.left)?;
+        let scene = Scene::look(&door, node, !alone.left && !alone.insist)?;
         let facts = scene.facts(node, policy);
         let decision = decide::alone(&facts, &alone);
         let standby = facts.record.and_then(|record| record.other_than(node));

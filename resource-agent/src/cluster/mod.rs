@@ -14,7 +14,7 @@ use std::time::Duration;
 pub(crate) use attributes::Attributes;
 pub(crate) use cib::{RecordDoor, Stored, Swap};
 pub use command::CommandError;
-pub(crate) use command::{last_line, pid_of, run, timespec};
+pub(crate) use command::{run, timespec};
 pub(crate) use configuration::Intention;
 pub(crate) use membership::{Membership, Standing};
 
@@ -53,11 +53,6 @@ fn answer_of(program: &str, arguments: &[&str]) -> Result<String, ClusterError> 
 
 fn failed(program: &str, outcome: &command::Outcome) -> ClusterError {
     ClusterError::Failed { command: program.to_owned(), outcome: outcome.to_string() }
-}
-
-/// This node's name, as the cluster knows it.
-pub(crate) fn node_name() -> Result<String, ClusterError> {
-    Ok(answer_of("crm_node", &["-n"])?.trim().to_owned())
 }
 
 /// Reports that `resource` has failed on `node`, so that Pacemaker need not wait for its next monitor.

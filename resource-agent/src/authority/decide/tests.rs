@@ -79,7 +79,7 @@ fn promotion_needs_the_newest_history_a_name_in_it_and_a_silent_other() {
 #[test]
 fn going_on_alone_needs_the_other_s_silence_proven() {
     for (left, outdated) in [(false, None), (false, Some(OLD)), (false, Some(TWIN)), (false, Some(NOW)), (true, None)] {
-        let plea = Alone { peer: "beta", generation: NOW, left, outdated };
+        let plea = Alone { peer: Some("beta"), insist: false, generation: NOW, left, outdated };
         everywhere(|facts| {
             let target = Record::alone(NOW, facts.node);
             let decision = alone(&facts, &plea);
@@ -173,7 +173,7 @@ fn nobody_unclean_was_ever_silent() {
     for unprotected in UNPROTECTED {
         let policy = Policy { unprotected, shared_disk: false };
         let [alpha, beta] = ["alpha", "beta"].map(|node| facts(node, Some(&both), Standing::Unclean, policy));
-        let plea = Alone { peer: "beta", generation: NOW, left: false, outdated: None };
+        let plea = Alone { peer: Some("beta"), insist: false, generation: NOW, left: false, outdated: None };
         assert!(!is_yes(&alone(&alpha, &plea)));
         assert!(!is_yes(&promote(&beta, &Promotion { from: NOW, to: NEXT, handed_over_by: None })));
         assert!(!is_yes(&boot(&alpha, &Boot { from: NOW, to: NEXT, first: false, insist: true })));
@@ -184,7 +184,7 @@ fn nobody_unclean_was_ever_silent() {
 #[test]
 fn of_a_consent_and_a_promotion_that_race_one_fails() {
     let both = Record::protected(NOW, "alpha", "beta");
-    let plea = Alone { peer: "beta", generation: NOW, left: false, outdated: Some(NOW) };
+    let plea = Alone { peer: Some("beta"), insist: false, generation: NOW, left: false, outdated: Some(NOW) };
     let promotion = Promotion { from: NOW, to: NEXT, handed_over_by: None };
     let member = |node, record| facts(node, Some(record), Standing::Member, FENCED);
     let (Decision::Swap(consented), Decision::Swap(promoted)) =

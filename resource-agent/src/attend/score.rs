@@ -1,0 +1,47 @@
+//! How much this node wants to be promoted.
+
+use kemari_control::{Replication, Role, Standing, Status};
+
+use crate::authority::{Boot, Decision, Facts, Policy, Record, boot, parse_generation};
+
+/// Of the node where the guest runs.
+const PRIMARY: i32 = 100;
+/// Of a node that has only to boot a guest that never ran.
+const CREATED: i32 = 100;
+/// Of a standby that holds the newest image.
+const STANDBY: i32 = 50;
+/// Of a node that could boot the guest from its disk: less than one that can resume it.
+const BOOTABLE: i32 = 10;
+
+/// A promotion score; `None` is -INFINITY.
+pub(super) type Score = Option<i32>;
+
+/// The score of a node, by what its replicator says and what the record says.
+pub(super) fn score(
+    status: &Status,
+    record: Option<&Record>,
+    other: crate::cluster::Standing,
+    policy: Policy,
+) -> Score {
+    if status.role == Role::Primary {
+        return Some(PRIMARY);
+    }
+    if status.not_promotable.is_none() {
+        return record.is_some_and(|record| record.names(&status.node)).then_some(STANDBY);
+    }
+    if status.replication != Replication::Alone {
+        return None;
+    }
+    if status.standing == Some(Standing::Created) && record.is_none() {
+        return Some(CREATED);
+    }
+    let from = status.generation.as_deref().and_then(|generation| parse_generation(generation).ok())?;
+    let attempt = Boot { from, to: from.next(0), first: false, insist: false };
+    let decision = boot(&Facts { node: &status.node, record, other, policy }, &attempt);
+    matches!(decision, Decision::Swap(_) | Decision::Already).then_some(BOOTABLE)
+}
+
+/// As Pacemaker writes it.
+pub(super) fn text(score: Score) -> String {
+    score.map_or_else(|| "-INFINITY".to_owned(), |score| score.to_string())
+}

@@ -1,0 +1,199 @@
+//! The thread that tells the cluster how this node stands.
+//!
+//! It always tells how things are now: what has changed again before it could be told is never told.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use kemari_control::{Client, Replication, Role, Status};
+
+use super::{Options, death, score};
+use crate::attributes;
+use crate::authority::Policy;
+use crate::cluster::{Attributes, ClusterError, Membership, RecordDoor, Standing};
+use crate::guest::Guest;
+
+/// Between two looks while there is something to wait for that comes from elsewhere: the record, or the other node's wish.
+const UNSETTLED: Duration = Duration::from_millis(150);
+/// Otherwise: how old the epoch that operators see may be.
+const SETTLED: Duration = Duration::from_secs(10);
+
+/// What has happened since the teller looked.
+#[derive(Default)]
+pub(super) struct News {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Nothing,
+    Something,
+    Died,
+}
+
+impl News {
+    /// Something has happened.
+    pub(super) fn happened(&self) {
+        self.set(State::Something);
+    }
+
+    /// The replicator has ended.
+    pub(super) fn died(&self) {
+        self.set(State::Died);
+    }
+
+    fn set(&self, to: State) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if *state != State::Died {
+            *state = to;
+        }
+        self.changed.notify_one();
+    }
+
+    /// Waits for news, or for the time to be over. Returns whether the replicator lives.
+    fn wait(&self, limit: Duration) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(state, limit, |state| *state == State::Nothing);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        if *state == State::Something {
+            *state = State::Nothing;
+        }
+        *state != State::Died
+    }
+}
+
+pub(super) struct Teller {
+    guest: Guest,
+    resource: String,
+    binary: PathBuf,
+    stopping: PathBuf,
+    policy_file: PathBuf,
+    news: Arc<News>,
+    door: RecordDoor,
+    own: Attributes,
+    /// What the cluster was told last.
+    told: BTreeMap<String, String>,
+    last: Option<Status>,
+    /// The other node's wish that was carried out last.
+    outdated: Option<String>,
+}
+
+impl Teller {
+    pub(super) fn new(options: &Options, guest: &Guest, news: Arc<News>) -> Teller {
+        Teller {
+            guest: guest.clone(),
+            resource: options.resource.clone(),
+            binary: options.binary.clone(),
+            stopping: options.stopping.clone(),
+            policy_file: options.policy_file.clone(),
+            news,
+            door: RecordDoor::new(&guest.name),
+            own: Attributes::of(&guest.node),
+            told: BTreeMap::new(),
+            last: None,
+            outdated: None,
+        }
+    }
+
+    /// Tells until the replicator has ended, and then that.
+    pub(super) fn serve(mut self) {
+        loop {
+            let settled = self.look().unwrap_or_else(|error| {
+                eprintln!("kemari-agent: {error}");
+                false
+            });
+            if !self.news.wait(if settled { SETTLED } else { UNSETTLED }) {
+                return self.end();
+            }
+        }
+    }
+
+    /// Looks at the replicator and tells the cluster what is new. Returns whether there is nothing to wait for.
+    fn look(&mut self) -> Result<bool, ClusterError> {
+        let Ok(status) = Client::connect(&self.guest.control).and_then(|mut client| client.status()) else {
+            // It has just ended, or hangs; both are seen by others.
+            return Ok(true);
+        };
+        let alone = status.role == Role::Standby && status.replication == Replication::Alone;
+        if alone {
+            self.serve_wish(&status)?;
+        } else {
+            // The next wish is a new one, even if it is about the same generation.
+            self.outdated = None;
+        }
+        let record = self.door.read()?.map(|stored| stored.record);
+        let other = match record.as_ref().and_then(|record| record.other_than(&status.node)) {
+            // It matters only to a node that may have to boot the guest.
+            Some(other) if alone && status.not_promotable.is_some() => Membership::read()?.standing_of(other)?,
+            _ => Standing::Lost,
+        };
+        let score = score::score(&status, record.as_ref(), other, self.policy());
+        self.tell(&format!("master-{}", self.resource), &score::text(score))?;
+        for (name, value) in describe(&status) {
+            self.tell(&attributes::shown(&status.guest, name), &value)?;
+        }
+        let waits = status.role == Role::Standby && score.is_none_or(|score| alone || score < 50);
+        self.last = Some(status);
+        Ok(!waits)
+    }
+
+    fn policy(&self) -> Policy {
+        Policy::from_file(&self.policy_file).unwrap_or_else(|error| {
+            eprintln!("kemari-agent: {}: {error}; taken for the default", self.policy_file.display());
+            Policy::default()
+        })
+    }
+
+    fn tell(&mut self, name: &str, value: &str) -> Result<(), ClusterError> {
+        if self.told.get(name).is_some_and(|told| told == value) {
+            return Ok(());
+        }
+        self.own.set(name, value)?;
+        self.told.insert(name.to_owned(), value.to_owned());
+        Ok(())
+    }
+
+    /// The primary wishes to go on without this standby.
+    fn serve_wish(&mut self, status: &Status) -> Result<(), ClusterError> {
+        let Some(wish) = self.own.get(&attributes::outdate(&status.guest))? else { return Ok(()) };
+        if self.outdated.as_ref() != Some(&wish) && death::outdate(&self.binary, &self.guest.config, status, &wish)? {
+            self.outdated = Some(wish);
+        }
+        Ok(())
+    }
+
+    fn end(mut self) {
+        let Some(last) = self.last.take() else { return };
+        if !self.stopping.exists() {
+            death::report(&self.resource, &self.binary, &self.guest.config, &last);
+        }
+        for name in self.told.keys() {
+            if let Err(error) = self.own.delete(name) {
+                eprintln!("kemari-agent: {error}");
+            }
+        }
+    }
+}
+
+/// What operators see in `crm_mon -A`.
+fn describe(status: &Status) -> Vec<(&'static str, String)> {
+    let word = |value: serde_json::Result<serde_json::Value>| {
+        value.ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+    };
+    let mut shown = vec![
+        ("role", word(serde_json::to_value(status.role))),
+        ("state", word(serde_json::to_value(status.replication))),
+        ("generation", status.generation.clone().unwrap_or_else(|| "none".to_owned())),
+    ];
+    if let Some(image) = &status.image {
+        shown.push(("epoch", image.epoch.to_string()));
+    }
+    if let Some(age_ms) = status.commit_age_ms {
+        shown.push(("commit-age", format!("{:.1}s", age_ms as f64 / 1000.0)));
+    }
+    shown
+}

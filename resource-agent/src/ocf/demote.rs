@@ -1,0 +1,42 @@
+//! Demote: the guest goes on elsewhere, or is shut down.
+
+use kemari_control::{Replication, Request, Role, Status};
+
+use super::environment::Environment;
+use super::{Code, Failure, Outcome, request, status};
+use crate::cluster::{ClusterError, Intention, Membership};
+
+pub(super) fn demote(environment: &Environment) -> Outcome {
+    match status(environment) {
+        Some(status) if status.role == Role::Primary => leave(environment, &status),
+        // What does not run, or does not answer, is not demoted but stopped.
+        Some(_) | None => Ok(Code::Success),
+    }
+}
+
+/// Has the guest leave this node, which is its primary.
+pub(super) fn leave(environment: &Environment, status: &Status) -> Outcome {
+    let handed_over = match goes_on(environment, status) {
+        Ok(true) => request(environment, &Request::Demote).map_err(|failure| eprintln!("{}", failure.reason)).is_ok(),
+        Ok(false) => false,
+        Err(error) => {
+            // Who cannot ask the cluster must not throw the guest's memory away.
+            let reason = format!("cannot tell whether the guest goes on elsewhere: {error}");
+            return Err(Failure::new(Code::Generic, reason));
+        }
+    };
+    if !handed_over {
+        request(environment, &Request::Shutdown)?;
+    }
+    Ok(Code::Success)
+}
+
+/// Whether some node is to run the guest, and the standby can.
+fn goes_on(environment: &Environment, status: &Status) -> Result<bool, ClusterError> {
+    let (Replication::Protected, Some(standby)) = (status.replication, &status.peer) else { return Ok(false) };
+    if Intention::read(&environment.resource)? == Intention::NotPromoted {
+        return Ok(false);
+    }
+    let membership = Membership::read()?;
+    Ok([standby, &status.node].into_iter().any(|name| membership.node(name).is_some_and(|node| node.may_run_primary())))
+}
