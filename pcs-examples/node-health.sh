@@ -7,7 +7,8 @@
 # sync, and leaves it running if there is none. -INFINITY would stop it.
 set -eu
 
-pcs property set node-health-strategy=custom
+# node-health-red=0: colour alone does not drive the standby away.
+pcs property set node-health-strategy=custom node-health-red=0
 pcs constraint location web-clone rule role=Promoted score=-90 '#health-mce' eq red
 
 crm_resource --wait

@@ -10,6 +10,11 @@ pub(crate) fn outdated(guest: &str) -> String {
     format!("kemari-{guest}-outdated")
 }
 
+/// The generation of the image that the node could resume.
+pub(crate) fn holds(guest: &str) -> String {
+    format!("kemari-{guest}-holds")
+}
+
 /// One of those that operators look at: `role`, `state`, `generation`, `epoch`, `commit-age`.
 pub(crate) fn shown(guest: &str, name: &str) -> String {
     format!("kemari-{guest}-{name}")

@@ -2,7 +2,7 @@
 
 use kemari_control::{Replication, Role, Standing, Status};
 
-use crate::authority::{Boot, Decision, Facts, Policy, Record, boot, parse_generation};
+use crate::authority::{Boot, Decision, Facts, boot, parse_generation};
 
 /// Of the node where the guest runs.
 const PRIMARY: i32 = 100;
@@ -16,29 +16,23 @@ const BOOTABLE: i32 = 10;
 /// A promotion score; `None` is -INFINITY.
 pub(super) type Score = Option<i32>;
 
-/// The score of a node, by what its replicator says and what the record says.
-pub(super) fn score(
-    status: &Status,
-    record: Option<&Record>,
-    other: crate::cluster::Standing,
-    policy: Policy,
-) -> Score {
+/// The score of a node, by what its replicator says and what is known about the record and the other node.
+pub(super) fn score(status: &Status, facts: &Facts<'_>) -> Score {
     if status.role == Role::Primary {
         return Some(PRIMARY);
     }
     if status.not_promotable.is_none() {
-        return record.is_some_and(|record| record.names(&status.node)).then_some(STANDBY);
+        return facts.record.is_some_and(|record| record.names(&status.node)).then_some(STANDBY);
     }
     if status.replication != Replication::Alone {
         return None;
     }
-    if status.standing == Some(Standing::Created) && record.is_none() {
+    if status.standing == Some(Standing::Created) && facts.record.is_none() {
         return Some(CREATED);
     }
     let from = status.generation.as_deref().and_then(|generation| parse_generation(generation).ok())?;
     let attempt = Boot { from, to: from.next(0), first: false, insist: false };
-    let decision = boot(&Facts { node: &status.node, record, other, policy }, &attempt);
-    matches!(decision, Decision::Swap(_) | Decision::Already).then_some(BOOTABLE)
+    matches!(boot(facts, &attempt), Decision::Swap(_) | Decision::Already).then_some(BOOTABLE)
 }
 
 /// As Pacemaker writes it.

@@ -5,13 +5,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kemari_control::{Client, Replication, Role, Status};
 
 use super::{Options, death, score};
 use crate::attributes;
-use crate::authority::Policy;
+use crate::authority::{Facts, Policy, held_elsewhere};
 use crate::cluster::{Attributes, ClusterError, Membership, RecordDoor, Standing};
 use crate::guest::Guest;
 
@@ -19,6 +19,9 @@ use crate::guest::Guest;
 const UNSETTLED: Duration = Duration::from_millis(150);
 /// Otherwise: how old the epoch that operators see may be.
 const SETTLED: Duration = Duration::from_secs(10);
+/// What only operators look at is told once nothing has happened for so long. Each change of an attribute makes Pacemaker think
+/// again about what it is doing, and while it moves a guest it is not to be disturbed.
+const CALM: Duration = Duration::from_secs(2);
 
 /// What has happened since the teller looked.
 #[derive(Default)]
@@ -54,15 +57,15 @@ impl News {
         self.changed.notify_one();
     }
 
-    /// Waits for news, or for the time to be over. Returns whether the replicator lives.
-    fn wait(&self, limit: Duration) -> bool {
+    /// Waits for news, or for the time to be over.
+    fn wait(&self, limit: Duration) -> State {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.changed.wait_timeout_while(state, limit, |state| *state == State::Nothing);
         let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        if *state == State::Something {
-            *state = State::Nothing;
+        match *state {
+            State::Something => std::mem::take(&mut *state),
+            other => other,
         }
-        *state != State::Died
     }
 }
 
@@ -78,6 +81,8 @@ pub(super) struct Teller {
     /// What the cluster was told last.
     told: BTreeMap<String, String>,
     last: Option<Status>,
+    /// When something happened last.
+    disturbed_at: Instant,
     /// The other node's wish that was carried out last.
     outdated: Option<String>,
 }
@@ -95,6 +100,7 @@ impl Teller {
             own: Attributes::of(&guest.node),
             told: BTreeMap::new(),
             last: None,
+            disturbed_at: Instant::now(),
             outdated: None,
         }
     }
@@ -102,21 +108,23 @@ impl Teller {
     /// Tells until the replicator has ended, and then that.
     pub(super) fn serve(mut self) {
         loop {
-            let settled = self.look().unwrap_or_else(|error| {
+            let wait = self.look().unwrap_or_else(|error| {
                 eprintln!("kemari-agent: {error}");
-                false
+                UNSETTLED
             });
-            if !self.news.wait(if settled { SETTLED } else { UNSETTLED }) {
-                return self.end();
+            match self.news.wait(wait) {
+                State::Nothing => {}
+                State::Something => self.disturbed_at = Instant::now(),
+                State::Died => return self.end(),
             }
         }
     }
 
-    /// Looks at the replicator and tells the cluster what is new. Returns whether there is nothing to wait for.
-    fn look(&mut self) -> Result<bool, ClusterError> {
+    /// Looks at the replicator and tells the cluster what is new. Returns when to look again if nothing happens.
+    fn look(&mut self) -> Result<Duration, ClusterError> {
         let Ok(status) = Client::connect(&self.guest.control).and_then(|mut client| client.status()) else {
             // It has just ended, or hangs; both are seen by others.
-            return Ok(true);
+            return Ok(SETTLED);
         };
         let alone = status.role == Role::Standby && status.replication == Replication::Alone;
         if alone {
@@ -125,20 +133,34 @@ impl Teller {
             // The next wish is a new one, even if it is about the same generation.
             self.outdated = None;
         }
-        let record = self.door.read()?.map(|stored| stored.record);
-        let other = match record.as_ref().and_then(|record| record.other_than(&status.node)) {
-            // It matters only to a node that may have to boot the guest.
-            Some(other) if alone && status.not_promotable.is_some() => Membership::read()?.standing_of(other)?,
-            _ => Standing::Lost,
+        let stored = self.door.read()?;
+        let record = stored.as_ref().map(|stored| &stored.record);
+        let (other, other_holds) = match record.and_then(|record| record.other_than(&status.node)) {
+            // They matter only to a node that may have to boot the guest.
+            Some(other) if alone && status.not_promotable.is_some() => {
+                (Membership::read()?.standing_of(other)?, held_elsewhere(&status.guest, &status.node, stored.as_ref())?)
+            }
+            _ => (Standing::Lost, None),
         };
-        let score = score::score(&status, record.as_ref(), other, self.policy());
+        let facts = Facts { node: &status.node, record, other, other_holds, policy: self.policy() };
+        let score = score::score(&status, &facts);
+        // Before the score: who sees that one must see this.
+        let holds = status.image.as_ref().filter(|_| status.role == Role::Standby && status.not_promotable.is_none());
+        self.tell(&attributes::holds(&status.guest), holds.map_or("", |image| &image.generation))?;
         self.tell(&format!("master-{}", self.resource), &score::text(score))?;
-        for (name, value) in describe(&status) {
-            self.tell(&attributes::shown(&status.guest, name), &value)?;
+        let calm = self.disturbed_at.elapsed() >= CALM;
+        if calm {
+            for (name, value) in describe(&status) {
+                self.tell(&attributes::shown(&status.guest, name), &value)?;
+            }
         }
         let waits = status.role == Role::Standby && score.is_none_or(|score| alone || score < 50);
         self.last = Some(status);
-        Ok(!waits)
+        Ok(match (waits, calm) {
+            (true, _) => UNSETTLED,
+            (false, false) => CALM,
+            (false, true) => SETTLED,
+        })
     }
 
     fn policy(&self) -> Policy {
@@ -170,6 +192,7 @@ impl Teller {
         let Some(last) = self.last.take() else { return };
         if !self.stopping.exists() {
             death::report(&self.resource, &self.binary, &self.guest.config, &last);
+            std::thread::sleep(CALM);
         }
         for name in self.told.keys() {
             if let Err(error) = self.own.delete(name) {

@@ -17,6 +17,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) record: Option<&'a Record>,
     /// How the other node that the record names stands; without meaning if it names no other.
     pub(crate) other: Standing,
+    /// The generation of the image that it says it could resume.
+    pub(crate) other_holds: Option<Generation>,
     pub(crate) policy: Policy,
 }
 
@@ -98,6 +100,10 @@ pub(crate) fn boot(facts: &Facts<'_>, boot: &Boot) -> Decision {
         (false, _) => Decision::Swap(target),
         // The other is in no other partition, where it might have been promoted.
         (true, Standing::Fenced | Standing::Left) => Decision::Swap(target),
+        // Right as far as the disk goes; but what the guest had in memory would be forgotten.
+        (true, Standing::Member) if facts.other_holds == Some(record.generation) => {
+            no(record, facts, Refusal::OtherResumes)
+        }
         (true, Standing::Member) if first_named => Decision::Swap(target),
         (true, Standing::Member) => no(record, facts, Refusal::FirstGoesFirst),
         (true, Standing::Unclean) => no(record, facts, Refusal::Unclean),

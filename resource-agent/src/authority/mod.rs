@@ -18,6 +18,7 @@ use kemari_core::Generation;
 pub(crate) use decide::{Boot, Decision, Facts, boot};
 pub use record::{Record, RecordError};
 pub(crate) use record::{name, parse_generation};
+pub(crate) use verbs::held_elsewhere;
 
 use crate::cluster::ClusterError;
 

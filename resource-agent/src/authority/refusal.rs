@@ -41,6 +41,11 @@ pub(crate) enum Refusal {
          `kemari-replicator promote --cold-boot` boots the guest here"
     )]
     LostAtBoot(String),
+    #[error(
+        "waiting for {0}, which holds the guest as it was and can resume it; if it is not to, \
+         `kemari-replicator promote --cold-boot` boots the guest here"
+    )]
+    OtherResumes(String),
     #[error("waiting for {0}, which the record names first")]
     FirstGoesFirst(String),
     #[error("peer {0} has not confirmed that it is outdated")]

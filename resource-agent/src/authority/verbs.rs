@@ -30,7 +30,8 @@ pub(super) fn answer(verb: &Verb, policy: Policy) -> Result<Answer, ClusterError
         }
         Verb::Boot { who, step, first, insist } => {
             let door = RecordDoor::new(&who.guest);
-            let scene = Scene::look(&door, &who.node, true)?;
+            let mut scene = Scene::look(&door, &who.node, true)?;
+            scene.other_holds = held_elsewhere(&who.guest, &who.node, scene.stored.as_ref())?;
             let boot = Boot { from: step.from, to: step.to, first: *first, insist: *insist };
             carry_out(&door, &scene, decide::boot(&scene.facts(&who.node, policy), &boot))
         }
@@ -53,6 +54,7 @@ pub(super) fn answer(verb: &Verb, policy: Policy) -> Result<Answer, ClusterError
 struct Scene {
     stored: Option<Stored>,
     other: Standing,
+    other_holds: Option<Generation>,
 }
 
 impl Scene {
@@ -69,13 +71,24 @@ impl Scene {
             // Nothing is known about it, and nothing may follow from that.
             _ => Standing::Lost,
         };
-        Ok(Scene { stored, other })
+        Ok(Scene { stored, other, other_holds: None })
     }
 
     fn facts<'a>(&'a self, node: &'a str, policy: Policy) -> Facts<'a> {
         let record = self.stored.as_ref().map(|stored| &stored.record);
-        Facts { node, record, other: self.other, policy }
+        Facts { node, record, other: self.other, other_holds: self.other_holds, policy }
     }
+}
+
+/// The generation of the image that the other node named in the record says it could resume.
+pub(crate) fn held_elsewhere(
+    guest: &str,
+    node: &str,
+    stored: Option<&Stored>,
+) -> Result<Option<Generation>, ClusterError> {
+    let Some(other) = stored.and_then(|stored| stored.record.other_than(node)) else { return Ok(None) };
+    let held = Attributes::of(other).get(&attributes::holds(guest))?;
+    Ok(held.and_then(|held| parse_generation(&held).ok()))
 }
 
 fn join<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {

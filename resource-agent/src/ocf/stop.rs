@@ -1,7 +1,6 @@
 //! Stop: graceful for as long as there is time, then not.
 
 use std::fs;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use kemari_control::Role;
@@ -12,9 +11,6 @@ use super::{Code, Failure, Outcome, demote, process, status};
 
 /// What is left of an action's time for the end by force: the kernel tears a guest's memory down.
 const FORCE: Duration = Duration::from_secs(5);
-/// How long the supervisor may take to say its last words to the cluster.
-const SUPERVISOR_LIMIT: Duration = Duration::from_secs(3);
-const TICK: Duration = Duration::from_millis(20);
 
 pub(super) fn stop(environment: &Environment) -> Outcome {
     let deadline = Instant::now() + environment.timeout.saturating_sub(FORCE);
@@ -39,14 +35,5 @@ pub(super) fn stop(environment: &Environment) -> Outcome {
             return Err(Failure::new(Code::Generic, "the replicator does not end, even by SIGKILL"));
         }
     }
-    await_supervisor(environment);
     Ok(Code::Success)
-}
-
-fn await_supervisor(environment: &Environment) {
-    let begun = Instant::now();
-    let busy = || fs::File::open(environment.file("lock")).is_ok_and(|lock| lock.try_lock().is_err());
-    while busy() && begun.elapsed() < SUPERVISOR_LIMIT {
-        thread::sleep(TICK);
-    }
 }

@@ -29,7 +29,7 @@ pub(crate) fn measure(cluster: &Cluster, timings: &mut Timings, repeat: usize) -
     install(cluster)?;
     cluster.sh(
         "pcs resource create floor ocf:kemari:floor op monitor interval=10s role=Promoted monitor interval=11s \
-         role=Unpromoted promotable promoted-max=1 clone-max=2 interleave=true migration-threshold=1 failure-timeout=1s",
+         role=Unpromoted promotable promoted-max=1 clone-max=2 interleave=true migration-threshold=1 failure-timeout=1s priority=10",
     )?;
     settle(cluster)?;
     for _ in 0..repeat {
@@ -44,7 +44,7 @@ pub(crate) fn measure(cluster: &Cluster, timings: &mut Timings, repeat: usize) -
         settle(cluster)?;
     }
     enable_fencing(cluster)?;
-    for _ in 0..repeat.min(3) {
+    for _ in 0..repeat.min(2) {
         let primary = promoted(cluster)?;
         timings.floor(NODE_LOST, until_promoted(cluster, || cluster.node(primary).kill())?);
         restart(cluster, primary)?;
@@ -110,7 +110,7 @@ fn settle(cluster: &Cluster) -> Result<(), ClusterError> {
 /// Makes the test's fence device the cluster's.
 pub(crate) fn enable_fencing(cluster: &Cluster) -> Result<(), ClusterError> {
     cluster.sh("pcs stonith create fence fence_kemari_test pcmk_host_list=alpha,beta pcmk_host_check=static-list \
-         op monitor interval=0s && pcs property set stonith-enabled=true && crm_resource --wait")?;
+         op monitor interval=0s && pcs property set stonith-enabled=true priority-fencing-delay=2s && crm_resource --wait")?;
     Ok(())
 }
 

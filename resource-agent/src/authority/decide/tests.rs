@@ -11,7 +11,7 @@ const STANDINGS: [Standing; 6] =
 const UNPROTECTED: [Unprotected; 3] = [Unprotected::Never, Unprotected::Fenced, Unprotected::Always];
 
 fn facts<'a>(node: &'a str, record: Option<&'a Record>, other: Standing, policy: Policy) -> Facts<'a> {
-    Facts { node, record, other, policy }
+    Facts { node, record, other, other_holds: None, policy }
 }
 
 /// Every record that a node may meet: none, each generation, each pair of names.
@@ -133,6 +133,18 @@ fn a_cold_boot_follows_the_record() {
         };
         assert_eq!(is_yes(&boot(&facts, &plain)), expected, "{facts:?}");
     });
+}
+
+#[test]
+fn nobody_boots_while_the_other_node_can_resume() {
+    let both = Record::protected(NOW, "alpha", "beta");
+    let plain = Boot { from: NOW, to: NEXT, first: false, insist: false };
+    let facts = |other_holds| Facts { other_holds, ..facts("alpha", Some(&both), Standing::Member, FENCED) };
+    assert_eq!(boot(&facts(Some(NOW)), &plain), Decision::No(Refusal::OtherResumes("beta".to_owned())));
+    // What is older than the record is nothing to wait for.
+    for holds in [None, Some(OLD)] {
+        assert_eq!(boot(&facts(holds), &plain), Decision::Swap(Record::alone(NEXT, "alpha")));
+    }
 }
 
 #[test]

@@ -60,7 +60,7 @@ pub(super) fn node_health(cluster: &Cluster, _: &mut Timings, _: usize) -> Resul
     cluster.sh(&colour("green"))?;
     cluster.sh(
         "for id in $(pcs constraint config --full | sed -n 's/.*(id: *\\(location-web[^)]*\\)).*/\\1/p' | grep -v rule); do \
-         pcs constraint remove $id; done; pcs property set node-health-strategy=none; crm_resource --wait",
+         pcs constraint remove $id; done; pcs property set node-health-strategy=none node-health-red=; crm_resource --wait",
     )?;
     Ok(format!("{} entries, silent for {} ms", ledger.close(cluster)?, took.as_millis()))
 }

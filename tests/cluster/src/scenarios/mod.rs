@@ -80,7 +80,6 @@ pub(crate) fn play(scenario: &Scenario, cluster: &mut Cluster, timings: &mut Tim
         Play::Fenced(play) => {
             setup::ready(cluster)?;
             floor::enable_fencing(cluster)?;
-            cluster.sh("pcs property set priority-fencing-delay=2s")?;
             let said = play(cluster, timings, repeat)?;
             floor::disable_fencing(cluster)?;
             Ok(said)
