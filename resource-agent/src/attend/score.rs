@@ -27,7 +27,9 @@ pub(super) fn score(
         return Some(PRIMARY);
     }
     if status.not_promotable.is_none() {
-        return record.is_some_and(|record| record.names(&status.node)).then_some(STANDBY);
+        let held = status.image.as_ref().map(|image| image.generation.as_str());
+        let is_current = |record: &Record| held == Some(record.generation.to_string().as_str());
+        return record.is_some_and(|record| record.names(&status.node) && is_current(record)).then_some(STANDBY);
     }
     if status.replication != Replication::Alone {
         return None;

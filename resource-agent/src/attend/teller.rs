@@ -3,9 +3,10 @@
 //! It always tells how things are now: what has changed again before it could be told is never told.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kemari_control::{Client, Replication, Role, Status};
 
@@ -14,6 +15,7 @@ use crate::attributes;
 use crate::authority::Policy;
 use crate::cluster::{Attributes, ClusterError, Membership, RecordDoor, Standing};
 use crate::guest::Guest;
+use crate::ocf::BY_FORCE;
 
 /// Between two looks while there is something to wait for that comes from elsewhere: the record, or the other node's wish.
 const UNSETTLED: Duration = Duration::from_millis(150);
@@ -77,6 +79,8 @@ pub(super) struct Teller {
     own: Attributes,
     /// What the cluster was told last.
     told: BTreeMap<String, String>,
+    /// When it was last looked whether the cluster still knows it.
+    checked: Instant,
     last: Option<Status>,
     /// The other node's wish that was carried out last.
     outdated: Option<String>,
@@ -94,6 +98,7 @@ impl Teller {
             door: RecordDoor::new(&guest.name),
             own: Attributes::of(&guest.node),
             told: BTreeMap::new(),
+            checked: Instant::now(),
             last: None,
             outdated: None,
         }
@@ -132,7 +137,8 @@ impl Teller {
             _ => Standing::Lost,
         };
         let score = score::score(&status, record.as_ref(), other, self.policy());
-        self.tell(&format!("master-{}", self.resource), &score::text(score))?;
+        self.notice_oblivion()?;
+        self.tell(&self.score_name(), &score::text(score))?;
         for (name, value) in describe(&status) {
             self.tell(&attributes::shown(&status.guest, name), &value)?;
         }
@@ -146,6 +152,23 @@ impl Teller {
             eprintln!("kemari-agent: {}: {error}; taken for the default", self.policy_file.display());
             Policy::default()
         })
+    }
+
+    /// What the cluster was told it forgets if Pacemaker is restarted while this resource is left alone.
+    fn notice_oblivion(&mut self) -> Result<(), ClusterError> {
+        if self.checked.elapsed() < SETTLED {
+            return Ok(());
+        }
+        self.checked = Instant::now();
+        let name = self.score_name();
+        if self.own.get(&name)?.as_ref() != self.told.get(&name) {
+            self.told.clear();
+        }
+        Ok(())
+    }
+
+    fn score_name(&self) -> String {
+        format!("master-{}", self.resource)
     }
 
     fn tell(&mut self, name: &str, value: &str) -> Result<(), ClusterError> {
@@ -168,8 +191,12 @@ impl Teller {
 
     fn end(mut self) {
         let Some(last) = self.last.take() else { return };
-        if !self.stopping.exists() {
-            death::report(&self.resource, &self.binary, &self.guest.config, &last);
+        let end = fs::read_to_string(&self.stopping).ok();
+        if end.as_deref().is_none_or(|how| how == BY_FORCE) {
+            death::silence(&self.binary, &self.guest.config, &last);
+        }
+        if end.is_none() {
+            death::report(&self.resource, &last);
         }
         for name in self.told.keys() {
             if let Err(error) = self.own.delete(name) {
@@ -184,9 +211,14 @@ fn describe(status: &Status) -> Vec<(&'static str, String)> {
     let word = |value: serde_json::Result<serde_json::Value>| {
         value.ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
     };
+    let mut state = word(serde_json::to_value(status.replication));
+    // What keeps the guest waiting: the first thing that an operator wants to know.
+    if let Some(answer) = &status.authority {
+        state = format!("{state}; {answer}");
+    }
     let mut shown = vec![
         ("role", word(serde_json::to_value(status.role))),
-        ("state", word(serde_json::to_value(status.replication))),
+        ("state", state),
         ("generation", status.generation.clone().unwrap_or_else(|| "none".to_owned())),
     ];
     if let Some(image) = &status.image {
