@@ -212,8 +212,9 @@ fn describe(status: &Status) -> Vec<(&'static str, String)> {
         value.ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
     };
     let mut state = word(serde_json::to_value(status.replication));
-    // What keeps the guest waiting: the first thing that an operator wants to know.
-    if let Some(answer) = &status.authority {
+    // What keeps the guest waiting: the first thing that an operator wants to know. What once did is not.
+    let waits = !matches!(status.replication, Replication::Protected | Replication::InSync);
+    if let Some(answer) = status.authority.as_ref().filter(|_| waits) {
         state = format!("{state}; {answer}");
     }
     let mut shown = vec![
