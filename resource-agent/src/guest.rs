@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+
+use crate::authority::name;
 
 /// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +28,7 @@ pub(crate) enum GuestError {
 }
 
 /// What the agent needs of a guest.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Guest {
     /// Its configuration file.
     pub(crate) config: PathBuf,
@@ -40,6 +42,7 @@ pub(crate) struct Guest {
 #[derive(Deserialize)]
 struct File {
     guest: GuestTable,
+    #[serde(default)]
     node: NodeTable,
 }
 
@@ -48,10 +51,10 @@ struct GuestTable {
     name: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct NodeTable {
-    name: String,
-    control: PathBuf,
+    name: Option<String>,
+    control: Option<PathBuf>,
 }
 
 impl Guest {
@@ -62,13 +65,24 @@ impl Guest {
     pub(crate) fn read(config: &Path) -> Result<Guest, GuestError> {
         let read = |source| GuestError::Read { path: config.to_owned(), source };
         let text = std::fs::read_to_string(config).map_err(read)?;
-        let malformed = |error: toml::de::Error| GuestError::Malformed {
-            path: config.to_owned(),
-            reason: error.message().to_owned(),
-        };
-        let File { guest, node } = toml::from_str(&text).map_err(malformed)?;
-        Ok(Guest { config: config.to_owned(), name: guest.name, node: node.name, control: node.control })
+        Guest::parse(config, &text, hostname)
+            .map_err(|reason| GuestError::Malformed { path: config.to_owned(), reason: reason.replace('\n', " ") })
     }
+
+    /// What is not said is as the replicator takes it. Both names go into the cluster's record, which holds not every name.
+    fn parse(config: &Path, text: &str, hostname: fn() -> String) -> Result<Guest, String> {
+        let File { guest, node } = toml::from_str(text).map_err(|error| error.message().to_owned())?;
+        let guest = name(&guest.name).map_err(|error| error.to_string())?;
+        let node_name = name(&node.name.unwrap_or_else(hostname)).map_err(|error| error.to_string())?;
+        let control = node.control.unwrap_or_else(|| format!("/run/kemari/{guest}.sock").into());
+        Ok(Guest { config: config.to_owned(), name: guest, node: node_name, control })
+    }
+}
+
+/// This host's name up to the first dot.
+fn hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().split('.').next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
@@ -84,8 +98,16 @@ mod tests {
         std::fs::write(&path, text).expect("writable");
         let guest = Guest::read(&path).expect("a configuration");
         assert_eq!((guest.name.as_str(), guest.node.as_str()), ("web", "alpha"));
-        std::fs::write(&path, "[guest]\nname = \"web\"\n[node]\nname = \"alpha\"\n").expect("writable");
-        assert!(Guest::read(&path).expect_err("no socket").to_string().contains("control"));
         assert!(matches!(Guest::read(&directory.path().join("none")), Err(GuestError::Read { .. })));
+    }
+
+    #[test]
+    fn what_is_not_said_is_as_the_replicator_takes_it() {
+        let parse = |text| Guest::parse(Path::new("/web.toml"), text, || "alpha".to_owned());
+        let guest = parse("[guest]\nname = \"web\"\n").expect("enough");
+        assert_eq!((guest.node.as_str(), guest.control), ("alpha", "/run/kemari/web.sock".into()));
+        assert_eq!(parse("[guest]\nname = \"web\"\n[node]\nname = \"beta\"\n").expect("enough").node, "beta");
+        assert!(parse("[guest]\n").is_err());
+        assert!(parse("[guest]\nname = \"w'b\"\n").expect_err("no such record").contains("w'b"));
     }
 }

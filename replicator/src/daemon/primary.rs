@@ -271,6 +271,7 @@ impl Primary {
             }
             Event::Protected => {
                 self.peer = Peer::Present;
+                host.authority_says = None;
                 host.news.emit("protected", "the standby's acknowledgements gate the guest's output");
             }
             Event::PeerLost { reason, protected } => {

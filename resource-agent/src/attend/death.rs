@@ -30,14 +30,15 @@ pub(super) fn outdate(binary: &Path, config: &Path, status: &Status, generation:
 }
 
 /// Reports a replicator that ended without having been asked to.
-pub(super) fn report(resource: &str, binary: &Path, config: &Path, last: &Status) {
-    let outdate = || {
-        // A primary's record names it, so nobody waits for its word.
-        let (Role::Standby, Some(generation)) = (last.role, &last.generation) else { return Ok(true) };
-        outdate(binary, config, last, generation)
-    };
-    insist("say that this node is outdated", outdate);
+pub(super) fn report(resource: &str, last: &Status) {
     insist("report that the replicator has ended", || report_failure(resource, &last.node).map(|()| true));
+}
+
+/// A standby has ended without goodbye: what it held is gone, and its primary may be waiting for its word.
+pub(super) fn silence(binary: &Path, config: &Path, last: &Status) {
+    // A primary's record names it, so nobody waits for its word.
+    let (Role::Standby, Some(generation)) = (last.role, &last.generation) else { return };
+    insist("say that this node is outdated", || outdate(binary, config, last, generation));
 }
 
 /// Tries until it is done, or certain not to be, or the cluster has been out of reach for too long.

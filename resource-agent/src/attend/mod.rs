@@ -29,6 +29,8 @@ use self::teller::{News, Teller};
 /// How long the replicator may take to listen: it maps and populates the guest's memory first.
 const START_LIMIT: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(10);
+/// Before the replicator's events are asked for anew. This ends with the process, as the replicator's end ends that.
+const RECONNECT: Duration = Duration::from_millis(200);
 
 /// `kemari-agent attend`.
 #[derive(Clone, Debug, Args)]
@@ -147,13 +149,14 @@ fn wait(pidfd: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// Has the teller look whenever something has happened, until the stream ends with the replicator.
+/// Has the teller look whenever something has happened. The stream ends with the replicator, or if this end cannot keep up.
 fn listen(control: &Path, news: &News) {
-    let Ok(events) = Client::connect(control).and_then(Client::events) else { return };
-    for event in events {
-        match event {
-            Ok(_) => news.happened(),
-            Err(_) => return,
+    loop {
+        if let Ok(events) = Client::connect(control).and_then(Client::events) {
+            // What happened between two streams is not in either.
+            news.happened();
+            events.take_while(Result::is_ok).for_each(|_| news.happened());
         }
+        thread::sleep(RECONNECT);
     }
 }

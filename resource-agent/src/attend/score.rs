@@ -2,7 +2,7 @@
 
 use kemari_control::{Replication, Role, Standing, Status};
 
-use crate::authority::{Boot, Decision, Facts, boot, parse_generation};
+use crate::authority::{Boot, Decision, Facts, Record, boot, parse_generation};
 
 /// Of the node where the guest runs.
 const PRIMARY: i32 = 100;
@@ -22,7 +22,9 @@ pub(super) fn score(status: &Status, facts: &Facts<'_>) -> Score {
         return Some(PRIMARY);
     }
     if status.not_promotable.is_none() {
-        return facts.record.is_some_and(|record| record.names(&status.node)).then_some(STANDBY);
+        let held = status.image.as_ref().map(|image| image.generation.as_str());
+        let is_current = |record: &Record| held == Some(record.generation.to_string().as_str());
+        return facts.record.is_some_and(|record| record.names(&status.node) && is_current(record)).then_some(STANDBY);
     }
     if status.replication != Replication::Alone {
         return None;

@@ -3,6 +3,7 @@
 //! It always tells how things are now: what has changed again before it could be told is never told.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use crate::attributes;
 use crate::authority::{Facts, Policy, held_elsewhere};
 use crate::cluster::{Attributes, ClusterError, Membership, RecordDoor, Standing};
 use crate::guest::Guest;
+use crate::ocf::BY_FORCE;
 
 /// Between two looks while there is something to wait for that comes from elsewhere: the record, or the other node's wish.
 const UNSETTLED: Duration = Duration::from_millis(150);
@@ -80,6 +82,8 @@ pub(super) struct Teller {
     own: Attributes,
     /// What the cluster was told last.
     told: BTreeMap<String, String>,
+    /// When it was last looked whether the cluster still knows it.
+    checked: Instant,
     last: Option<Status>,
     /// When something happened last.
     disturbed_at: Instant,
@@ -99,6 +103,7 @@ impl Teller {
             door: RecordDoor::new(&guest.name),
             own: Attributes::of(&guest.node),
             told: BTreeMap::new(),
+            checked: Instant::now(),
             last: None,
             disturbed_at: Instant::now(),
             outdated: None,
@@ -142,12 +147,13 @@ impl Teller {
             }
             _ => (Standing::Lost, None),
         };
+        self.notice_oblivion()?;
         let facts = Facts { node: &status.node, record, other, other_holds, policy: self.policy() };
         let score = score::score(&status, &facts);
         // Before the score: who sees that one must see this.
         let holds = status.image.as_ref().filter(|_| status.role == Role::Standby && status.not_promotable.is_none());
         self.tell(&attributes::holds(&status.guest), holds.map_or("", |image| &image.generation))?;
-        self.tell(&format!("master-{}", self.resource), &score::text(score))?;
+        self.tell(&self.score_name(), &score::text(score))?;
         let calm = self.disturbed_at.elapsed() >= CALM;
         if calm {
             for (name, value) in describe(&status) {
@@ -170,6 +176,23 @@ impl Teller {
         })
     }
 
+    /// What the cluster was told it forgets if Pacemaker is restarted while this resource is left alone.
+    fn notice_oblivion(&mut self) -> Result<(), ClusterError> {
+        if self.checked.elapsed() < SETTLED {
+            return Ok(());
+        }
+        self.checked = Instant::now();
+        let name = self.score_name();
+        if self.own.get(&name)?.as_ref() != self.told.get(&name) {
+            self.told.clear();
+        }
+        Ok(())
+    }
+
+    fn score_name(&self) -> String {
+        format!("master-{}", self.resource)
+    }
+
     fn tell(&mut self, name: &str, value: &str) -> Result<(), ClusterError> {
         if self.told.get(name).is_some_and(|told| told == value) {
             return Ok(());
@@ -190,8 +213,12 @@ impl Teller {
 
     fn end(mut self) {
         let Some(last) = self.last.take() else { return };
-        if !self.stopping.exists() {
-            death::report(&self.resource, &self.binary, &self.guest.config, &last);
+        let end = fs::read_to_string(&self.stopping).ok();
+        if end.as_deref().is_none_or(|how| how == BY_FORCE) {
+            death::silence(&self.binary, &self.guest.config, &last);
+        }
+        if end.is_none() {
+            death::report(&self.resource, &last);
             std::thread::sleep(CALM);
         }
         for name in self.told.keys() {
@@ -207,9 +234,15 @@ fn describe(status: &Status) -> Vec<(&'static str, String)> {
     let word = |value: serde_json::Result<serde_json::Value>| {
         value.ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
     };
+    let mut state = word(serde_json::to_value(status.replication));
+    // What keeps the guest waiting: the first thing that an operator wants to know. What once did is not.
+    let waits = !matches!(status.replication, Replication::Protected | Replication::InSync);
+    if let Some(answer) = status.authority.as_ref().filter(|_| waits) {
+        state = format!("{state}; {answer}");
+    }
     let mut shown = vec![
         ("role", word(serde_json::to_value(status.role))),
-        ("state", word(serde_json::to_value(status.replication))),
+        ("state", state),
         ("generation", status.generation.clone().unwrap_or_else(|| "none".to_owned())),
     ];
     if let Some(image) = &status.image {

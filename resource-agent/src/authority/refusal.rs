@@ -31,10 +31,8 @@ pub(crate) enum Refusal {
          `stonith_admin --confirm {0}` says so if fencing is enabled, else `kemari-replicator run-unprotected`"
     )]
     Lost(String),
-    #[error(
-        "peer {0} is gone and was not fenced, and may still write to the shared disk; configure fencing (or set \
-         shared_disk=false if no disk is shared)"
-    )]
+    // Pacemaker shows 128 characters of a failed action's reason.
+    #[error("peer {0} is gone, was not fenced, and may still write to the shared disk; configure fencing")]
     SharedDisk(String),
     #[error(
         "waiting for {0}: it is not in the cluster, was not fenced, and may run the guest; once it is certainly off, \

@@ -32,8 +32,13 @@ pub(super) fn answer(verb: &Verb, policy: Policy) -> Result<Answer, ClusterError
             let door = RecordDoor::new(&who.guest);
             let mut scene = Scene::look(&door, &who.node, true)?;
             scene.other_holds = held_elsewhere(&who.guest, &who.node, scene.stored.as_ref())?;
-            let boot = Boot { from: step.from, to: step.to, first: *first, insist: *insist };
-            carry_out(&door, &scene, decide::boot(&scene.facts(&who.node, policy), &boot))
+            let to = if *insist { ahead(step.to, scene.stored.as_ref()) } else { step.to };
+            let boot = Boot { from: step.from, to, first: *first, insist: *insist };
+            let answer = carry_out(&door, &scene, decide::boot(&scene.facts(&who.node, policy), &boot))?;
+            if matches!(answer, Answer::Yes) {
+                println!("{to}");
+            }
+            Ok(answer)
         }
         Verb::Alone { who, peer, generation, how, insist } => {
             let left = *how == Loss::Left;
@@ -77,6 +82,16 @@ impl Scene {
     fn facts<'a>(&'a self, node: &'a str, policy: Policy) -> Facts<'a> {
         let record = self.stored.as_ref().map(|stored| &stored.record);
         Facts { node, record, other: self.other, other_holds: self.other_holds, policy }
+    }
+}
+
+/// The generation that an operator means who insists, on a node that may be far behind the record: `to`, but after that.
+fn ahead(to: Generation, stored: Option<&Stored>) -> Generation {
+    match stored.map(|stored| stored.record.generation) {
+        // An earlier attempt, of which nobody heard whether it took effect.
+        Some(current) if current.id == to.id => current,
+        Some(current) if !to.is_newer_than(current) => current.next(to.id),
+        _ => to,
     }
 }
 

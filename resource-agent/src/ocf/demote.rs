@@ -3,14 +3,18 @@
 use kemari_control::{Replication, Request, Role, Status};
 
 use super::environment::Environment;
-use super::{Code, Failure, Outcome, request, status};
+use super::{Code, Failure, Outcome, process, request, status};
 use crate::cluster::{ClusterError, Intention, Membership};
 
 pub(super) fn demote(environment: &Environment) -> Outcome {
     match status(environment) {
         Some(status) if status.role == Role::Primary => leave(environment, &status),
-        // What does not run, or does not answer, is not demoted but stopped.
-        Some(_) | None => Ok(Code::Success),
+        Some(_) => Ok(Code::Success),
+        // It may hang and still run the guest: then it is to be stopped, and until it is the other node is not to be promoted.
+        None if process::find(environment).is_some() => {
+            Err(Failure::new(Code::Generic, "the replicator runs, but does not answer"))
+        }
+        None => Ok(Code::Success),
     }
 }
 
@@ -34,7 +38,7 @@ pub(super) fn leave(environment: &Environment, status: &Status) -> Outcome {
 /// Whether some node is to run the guest, and the standby can.
 fn goes_on(environment: &Environment, status: &Status) -> Result<bool, ClusterError> {
     let (Replication::Protected, Some(standby)) = (status.replication, &status.peer) else { return Ok(false) };
-    if Intention::read(&environment.resource)? == Intention::NotPromoted {
+    if Intention::read(environment.resource())? == Intention::NotPromoted {
         return Ok(false);
     }
     let membership = Membership::read()?;

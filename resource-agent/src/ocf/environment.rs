@@ -14,6 +14,8 @@ use crate::guest::{Guest, GuestError};
 const BINARY: &str = "/usr/sbin/kemari-replicator";
 /// Where agents keep what must not survive a reboot.
 const STATE: &str = "/run/resource-agents";
+/// Holds the guest for as long as it is started.
+const GUEST_FILE: &str = "guest";
 /// What an action may take if Pacemaker does not say.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -23,12 +25,10 @@ pub(crate) struct Environment {
     pub(crate) guest: Guest,
     pub(crate) binary: PathBuf,
     pub(crate) policy: Policy,
-    /// The primitive's name, without the number of its instance.
-    pub(crate) resource: String,
     /// What this action may take.
     pub(crate) timeout: Duration,
     pub(crate) check_level: u32,
-    state: PathBuf,
+    files: Files,
     /// Where output of the replicator goes if there is no syslog.
     pub(crate) log: Option<PathBuf>,
 }
@@ -43,47 +43,102 @@ fn not_configured(reason: impl Into<String>) -> Failure {
 
 impl Environment {
     /// Reads it.
-    pub(crate) fn read() -> Result<Environment, Failure> {
+    ///
+    /// A replicator that was started does not end because its configuration or its program is changed or removed. So for an
+    /// action that does not start anything, what was read when it was started counts where nothing else can be read.
+    pub(crate) fn read(starts: bool) -> Result<Environment, Failure> {
         let config = parameter("config")
             .ok_or_else(|| not_configured("the parameter config is missing: the guest's TOML file"))?;
         if !Path::new(&config).is_absolute() {
             return Err(not_configured(format!("config={config}: must be an absolute path")));
         }
-        let guest = Guest::read(Path::new(&config)).map_err(|error| match error {
-            GuestError::Read { .. } => Failure::new(Code::NotInstalled, error.to_string()),
-            GuestError::Malformed { .. } => not_configured(error.to_string()),
-        })?;
+        let files = Files::of_this_resource(&config);
+        let remembered = || if starts { None } else { files.remembered() };
         let binary = PathBuf::from(parameter("binary").unwrap_or_else(|| BINARY.to_owned()));
-        if !binary.exists() {
+        if !binary.exists() && remembered().is_none() {
             let reason =
                 format!("{}: not there; install the replicator, or set the parameter binary", binary.display());
             return Err(Failure::new(Code::NotInstalled, reason));
         }
-        let instance = env::var("OCF_RESOURCE_INSTANCE").unwrap_or_else(|_| guest.name.clone());
+        let guest = Guest::read(Path::new(&config)).or_else(|error| remembered().ok_or(error));
+        let guest = guest.map_err(|error| match error {
+            GuestError::Read { .. } => Failure::new(Code::NotInstalled, error.to_string()),
+            GuestError::Malformed { .. } => not_configured(error.to_string()),
+        })?;
         let milliseconds = |name: &str| env::var(name).ok().and_then(|value| value.parse().ok());
         Ok(Environment {
             policy: policy()?,
             binary,
-            resource: instance.split(':').next().unwrap_or(&instance).to_owned(),
             timeout: milliseconds("OCF_RESKEY_CRM_meta_timeout").map_or(TIMEOUT, Duration::from_millis),
             check_level: env::var("OCF_CHECK_LEVEL").ok().and_then(|level| level.parse().ok()).unwrap_or(0),
-            state: env::var("HA_RSCTMP").map_or_else(|_| PathBuf::from(STATE), PathBuf::from),
             log: ["HA_LOGFILE", "HA_logfile"].into_iter().find_map(|name| env::var_os(name).map(PathBuf::from)),
+            files,
             guest,
         })
     }
 
+    /// The primitive's name, without the number of its instance.
+    pub(crate) fn resource(&self) -> &str {
+        &self.files.resource
+    }
+
     /// A file of this resource that does not survive a reboot.
     pub(crate) fn file(&self, extension: &str) -> PathBuf {
-        self.state.join(format!("kemari-{}.{extension}", self.resource))
+        self.files.path(extension)
     }
 
     /// Leaves the policy where the handler finds it.
     pub(crate) fn keep_policy(&self) -> Result<(), Failure> {
-        let path = self.file("policy");
-        fs::create_dir_all(&self.state)
-            .and_then(|()| fs::write(&path, self.policy.as_arguments().join("\n")))
+        self.files.write("policy", &self.policy.as_arguments().join("\n"))
+    }
+
+    /// Remembers the guest for actions that find no configuration any more.
+    pub(crate) fn remember_guest(&self) -> Result<(), Failure> {
+        let text =
+            serde_json::to_string(&self.guest).map_err(|error| Failure::new(Code::Generic, error.to_string()))?;
+        self.files.write(GUEST_FILE, &text)
+    }
+
+    /// Nothing was started here from now on.
+    pub(crate) fn forget_guest(&self) {
+        // If it stays, an action after this one looks for a replicator that is not there.
+        let _ = fs::remove_file(self.file(GUEST_FILE));
+    }
+}
+
+/// Where a resource's files are.
+#[derive(Debug)]
+struct Files {
+    directory: PathBuf,
+    resource: String,
+    config: PathBuf,
+}
+
+impl Files {
+    fn of_this_resource(config: &str) -> Files {
+        let instance = env::var("OCF_RESOURCE_INSTANCE").unwrap_or_else(|_| "guest".to_owned());
+        Files {
+            directory: env::var("HA_RSCTMP").map_or_else(|_| PathBuf::from(STATE), PathBuf::from),
+            resource: instance.split(':').next().unwrap_or(&instance).to_owned(),
+            config: config.into(),
+        }
+    }
+
+    fn path(&self, extension: &str) -> PathBuf {
+        self.directory.join(format!("kemari-{}.{extension}", self.resource))
+    }
+
+    fn write(&self, extension: &str, content: &str) -> Result<(), Failure> {
+        let path = self.path(extension);
+        fs::create_dir_all(&self.directory)
+            .and_then(|()| fs::write(&path, content))
             .map_err(|error| Failure::new(Code::Generic, format!("{}: {error}", path.display())))
+    }
+
+    /// The guest as it was read when it was started.
+    fn remembered(&self) -> Option<Guest> {
+        let text = fs::read_to_string(self.path(GUEST_FILE)).ok()?;
+        serde_json::from_str(&text).ok().filter(|guest: &Guest| guest.config == self.config)
     }
 }
 

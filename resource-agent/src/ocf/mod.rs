@@ -14,6 +14,7 @@ use clap::ValueEnum;
 use kemari_control::{Client, Reply, Request, Role, Status};
 
 use self::environment::Environment;
+pub(crate) use self::stop::BY_FORCE;
 use crate::cluster::run as run_command;
 
 /// An action.
@@ -83,9 +84,10 @@ fn carry_out(action: Action) -> Outcome {
     if action == Action::Notify {
         return Ok(Code::Success);
     }
-    let environment = match Environment::read() {
+    let starts = matches!(action, Action::Start | Action::ValidateAll);
+    let environment = match Environment::read(starts) {
         Ok(environment) => environment,
-        // Where the configuration is not, nothing can run.
+        // Where neither a configuration is nor a memory of one, nothing was started.
         Err(failure) if action == Action::Stop && failure.code == Code::NotInstalled => return Ok(Code::Success),
         Err(failure) => return Err(failure),
     };

@@ -14,9 +14,10 @@ use crate::cluster::timespec;
 pub(super) struct Process(OwnedFd);
 
 /// Finds the replicator of this guest among all processes: by its program's arguments, since it may not answer, and a number in
-/// a file may be another process's by now.
+/// a file may be another process's by now. In a container, or beside one, the same arguments may be another host's.
 pub(super) fn find(environment: &Environment) -> Option<Process> {
     let config = environment.guest.config.to_string_lossy();
+    let host = fs::read_link("/proc/self/ns/mnt").ok()?;
     let wanted = |words: &[&str]| words.get(1) == Some(&"run") && words.contains(&&*config);
     for entry in fs::read_dir("/proc").ok()?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw) else {
@@ -26,7 +27,9 @@ pub(super) fn find(environment: &Environment) -> Option<Process> {
             let bytes = fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let text = String::from_utf8_lossy(&bytes);
             let words: Vec<&str> = text.split('\0').collect();
-            words.first().is_some_and(|program| *program == environment.binary.to_string_lossy()) && wanted(&words)
+            fs::read_link(entry.path().join("ns/mnt")).is_ok_and(|of| of == host)
+                && words.first().is_some_and(|program| *program == environment.binary.to_string_lossy())
+                && wanted(&words)
         };
         // Looked at again with the pidfd in hand: from there on it is this process or none.
         if is_it()

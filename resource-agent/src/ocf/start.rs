@@ -16,6 +16,7 @@ const RESERVE: Duration = Duration::from_secs(2);
 
 pub(super) fn start(environment: &Environment) -> Outcome {
     environment.keep_policy()?;
+    environment.remember_guest()?;
     let failed = |error: io::Error| Failure::new(Code::Generic, format!("cannot start: {error}"));
     let _ = fs::remove_file(environment.file("stopping"));
     let deadline = Instant::now() + environment.timeout.saturating_sub(RESERVE);
@@ -52,7 +53,7 @@ fn spawn(environment: &Environment) -> io::Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
     command
         .arg("attend")
-        .args(["--resource", &environment.resource])
+        .args(["--resource", environment.resource()])
         .arg("--config")
         .arg(&environment.guest.config)
         .arg("--binary")
