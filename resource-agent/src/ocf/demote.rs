@@ -20,6 +20,12 @@ pub(super) fn demote(environment: &Environment) -> Outcome {
 
 /// Has the guest leave this node, which is its primary.
 pub(super) fn leave(environment: &Environment, status: &Status) -> Outcome {
+    if is_held(status) {
+        // It could not even shut down: its writes are held, too. What the standby holds is all that was ever shown.
+        let reason =
+            "the guest's output is held, and there is no standby in sync to hand it over to: it has to be stopped";
+        return Err(Failure::new(Code::Generic, reason));
+    }
     let handed_over = match goes_on(environment, status) {
         Ok(true) => request(environment, &Request::Demote).map_err(|failure| eprintln!("{}", failure.reason)).is_ok(),
         Ok(false) => false,
@@ -33,6 +39,11 @@ pub(super) fn leave(environment: &Environment, status: &Status) -> Outcome {
         request(environment, &Request::Shutdown)?;
     }
     Ok(Code::Success)
+}
+
+/// Whether the guest stands still for the world: its standby is lost, and nobody has consented to go on without.
+fn is_held(status: &Status) -> bool {
+    status.replication != Replication::Protected && status.gate.as_ref().is_some_and(|gate| gate.open.is_none())
 }
 
 /// Whether some node is to run the guest, and the standby can.

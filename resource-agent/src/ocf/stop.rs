@@ -26,13 +26,15 @@ pub(super) fn stop(environment: &Environment) -> Outcome {
     if let Some(process) = process::find(environment) {
         if let Some(status) = status(environment) {
             // Never by the replicator's own way of stopping: it would have the standby promote itself, behind Pacemaker's back.
-            if status.role == Role::Primary
-                && let Err(failure) = demote::leave(environment, &status)
-            {
-                eprintln!("{}", failure.reason);
+            let left =
+                if status.role == Role::Primary { demote::leave(environment, &status) } else { Ok(Code::Success) };
+            match left {
+                Ok(_) => {
+                    process.signal(Signal::TERM);
+                    process.wait(deadline.saturating_duration_since(Instant::now()));
+                }
+                Err(failure) => eprintln!("{}", failure.reason),
             }
-            process.signal(Signal::TERM);
-            process.wait(deadline.saturating_duration_since(Instant::now()));
         }
         if !process.wait(Duration::ZERO) {
             // It will not have said goodbye, so the supervisor has to say something in its place.

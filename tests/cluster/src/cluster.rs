@@ -36,6 +36,8 @@ pub(crate) struct Programs {
     pub(crate) agent: PathBuf,
     /// The directory with the OCF entry points.
     pub(crate) ocf: PathBuf,
+    /// The directory with the cases for ocft.
+    pub(crate) ocft: PathBuf,
     /// The directory with the examples.
     pub(crate) examples: PathBuf,
 }
@@ -206,6 +208,7 @@ fn install(root: &Path, home: &Path, name: NodeName, programs: &Programs) -> Res
     for (from, to) in copies {
         fs::copy(from, home.join(to)).map_err(io(format!("copy {}", from.display())))?;
     }
+    run("the host", Command::new("cp").args(["-a", "--"]).arg(&programs.ocft).arg(home.join("ocft")))?;
     let place = home.join("upper/usr/lib/ocf/resource.d/kemari");
     run("the host", Command::new("cp").args(["-a", "--"]).arg(programs.ocf.join("guest")).arg(&place))?;
     run("the host", Command::new("cp").args(["-a", "--"]).arg(&programs.examples).arg(home.join("examples")))?;

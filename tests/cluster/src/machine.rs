@@ -104,7 +104,9 @@ impl Machine {
             // The other end may have died a moment ago.
             let port = self.port(wire);
             let _ = ip(&format!("link del {port}"));
-            ip(&format!("link add {port} type veth peer name {} netns {}", wire.inside(), self.init))?;
+            // A host that comes back has the cards that it had.
+            let mac = format!("52:54:00:4c:{:02x}:{:02x}", self.number(), wire as u8);
+            ip(&format!("link add {port} type veth peer name {} address {mac} netns {}", wire.inside(), self.init))?;
             ip(&format!("link set {port} master {}", wire.bridge()))?;
             ip(&format!("link set {port} up"))?;
         }

@@ -89,6 +89,7 @@ fn run(arguments: &Arguments) -> Result<bool, ClusterError> {
         replicator: programs.join("kemari-replicator"),
         agent: programs.join("kemari-agent"),
         ocf: source.join("ocf"),
+        ocft: source.join("tests/cluster/ocft"),
         examples: source.join("pcs-examples"),
     };
     let begun = Instant::now();

@@ -92,9 +92,36 @@ pub(super) fn primary_hangs(cluster: &Cluster, _: &mut Timings, _: usize) -> Res
 }
 
 pub(super) fn replication_cut(cluster: &Cluster, _: &mut Timings, _: usize) -> Result<String> {
-    let ledger = Ledger::open(5)?;
     let primary = setup::primary(cluster)?;
-    cluster.node(primary).cut(Wire::Replication)?;
+    let both_ways = cut_replication(
+        cluster,
+        5,
+        || cluster.node(primary).cut(Wire::Replication),
+        || cluster.node(primary).heal(Wire::Replication),
+    )?;
+    // Only what the primary sends is lost.
+    let route = |what: &str| {
+        cluster.node(primary).sh(&format!("ip route {what} blackhole {}", address(primary.peer()))).map(drop)
+    };
+    let one_way = cut_replication(cluster, 12, || route("add"), || route("del"))?;
+    Ok(format!("protected again {both_ways:.1} s after healing, {one_way:.1} s if only one way was cut"))
+}
+
+/// A node's address in the replication network.
+fn address(name: NodeName) -> String {
+    format!("172.31.8.{}", if name == NodeName::Alpha { 1 } else { 2 })
+}
+
+/// The primary gets consent over the cluster's link, and is protected again after healing: how many seconds later.
+fn cut_replication(
+    cluster: &Cluster,
+    client: u32,
+    cut: impl Fn() -> Result<()>,
+    heal: impl Fn() -> Result<()>,
+) -> Result<f64> {
+    let ledger = Ledger::open(client)?;
+    let primary = setup::primary(cluster)?;
+    cut()?;
     cluster.wait("for consent", LIMIT, |cluster| {
         Ok(setup::status(cluster, primary)?.gate.is_some_and(|gate| gate.open.is_some()))
     })?;
@@ -103,10 +130,55 @@ pub(super) fn replication_cut(cluster: &Cluster, _: &mut Timings, _: usize) -> R
     if setup::names(&record) != 1 {
         return Err(ClusterError::Wrong(format!("the guest runs alone, and the record names both: {record}")));
     }
-    cluster.node(primary).heal(Wire::Replication)?;
+    heal()?;
     let again = setup::protected(cluster, LIMIT)?;
     setup::agrees(cluster)?;
-    Ok(format!("{} entries, protected again {:.1} s after healing", ledger.close(cluster)?, again.as_secs_f64()))
+    ledger.close(cluster)?;
+    Ok(again.as_secs_f64())
+}
+
+/// Consent races a promotion: the primary's helper is stopped in the middle, the standby promoted, and the helper let go on.
+pub(super) fn late_helper(cluster: &Cluster, _: &mut Timings, _: usize) -> Result<String> {
+    const HELPER: &str = "'kemari-agent authority .* alone '";
+    let ledger = Ledger::open(13)?;
+    let primary = setup::primary(cluster)?;
+    cluster.node(primary).cut(Wire::Replication)?;
+    cluster.wait("for the helper", LIMIT, |cluster| {
+        Ok(cluster.node(primary).sh(&format!("pkill --signal STOP --full {HELPER}")).is_ok())
+    })?;
+    cluster.sh("crm_resource --ban -r web-clone --promoted")?;
+    cluster.wait("for the standby to be promoted", LIMIT, |cluster| Ok(cluster.primary() == Some(primary.peer())))?;
+    let record = setup::record(cluster)?;
+    let late = cluster.node(primary).sh(&format!("pkill --signal CONT --full {HELPER}")).is_ok();
+    ledger.wait_for_answers(LIMIT)?;
+    std::thread::sleep(Duration::from_secs(1));
+    let after = setup::record(cluster)?;
+    if after != record {
+        return Err(ClusterError::Wrong(format!("a late helper has changed the record from {record} to {after}")));
+    }
+    cluster.node(primary).heal(Wire::Replication)?;
+    cluster.sh("crm_resource --clear -r web-clone")?;
+    setup::forgive(cluster)?;
+    setup::agrees(cluster)?;
+    let how = if late { "the helper went on late" } else { "the helper was gone with its replicator" };
+    Ok(format!("{} entries; {how}", ledger.close(cluster)?))
+}
+
+/// A standby that cannot start: the guest runs on, and an operator sees why.
+pub(super) fn failed_start(cluster: &Cluster, _: &mut Timings, _: usize) -> Result<String> {
+    let ledger = Ledger::open(14)?;
+    let primary = setup::primary(cluster)?;
+    let standby = primary.peer();
+    cluster.node(standby).sh("mv /etc/kemari/web.toml /etc/kemari/away && echo 'guest = 1' >/etc/kemari/web.toml")?;
+    cluster.node(standby).signal_replicator("KILL")?;
+    cluster.wait("for the failure to be shown", LIMIT, |cluster| {
+        Ok(cluster.sh("crm_mon -1 -f 2>&1")?.contains("kemari-replicator check"))
+    })?;
+    ledger.wait_for_answers(LIMIT)?;
+    cluster.node(standby).sh("mv /etc/kemari/away /etc/kemari/web.toml")?;
+    setup::forgive(cluster)?;
+    setup::agrees(cluster)?;
+    Ok(format!("{} entries", ledger.close(cluster)?))
 }
 
 pub(super) fn standby_node_lost(cluster: &Cluster, _: &mut Timings, _: usize) -> Result<String> {

@@ -1,6 +1,7 @@
 //! What the cluster is put through. Each scenario begins and ends with a guest that is protected.
 
 mod examples;
+mod gates;
 mod losses;
 mod moves;
 mod setup;
@@ -35,10 +36,11 @@ const fn scenario(name: &'static str, about: &'static str, play: Play) -> Scenar
 
 /// All of them, in the order in which they are played.
 pub(crate) const ALL: &[Scenario] = &[
+    scenario("gates", "ocf-tester, ocft, xmllint, crm_resource and pcs on the agent", Play::Bare(gates::gates)),
     scenario("floor", "the same events with ocf:pacemaker:Stateful", Play::Bare(floor::measure)),
     scenario("primary-killed", "kill -9 of the primary replicator", Play::Guest(losses::primary_killed)),
     scenario("standby-killed", "kill -9 of the standby replicator", Play::Guest(losses::standby_killed)),
-    scenario("move", "crm_resource --move and --clear", Play::Guest(moves::moved)),
+    scenario("move", "crm_resource --move, --ban and --clear", Play::Guest(moves::moved)),
     scenario("three-failovers", "A to B to A to B, a kill each", Play::Guest(losses::three_failovers)),
     scenario(
         "primary-hangs",
@@ -47,6 +49,8 @@ pub(crate) const ALL: &[Scenario] = &[
     ),
     scenario("node-standby", "pcs node standby and unstandby of the primary's node", Play::Guest(moves::node_standby)),
     scenario("replication-cut", "the replication link is cut and heals", Play::Guest(losses::replication_cut)),
+    scenario("late-helper", "consent races a promotion, and comes late", Play::Guest(losses::late_helper)),
+    scenario("failed-start", "a standby that cannot start", Play::Guest(losses::failed_start)),
     scenario("disable", "pcs resource disable shuts the guest down, enable boots it", Play::Guest(moves::disabled)),
     scenario("standby-node-lost", "the standby's node dies; it is fenced", Play::Fenced(losses::standby_node_lost)),
     scenario("primary-node-lost", "the primary's node dies; it is fenced", Play::Fenced(losses::primary_node_lost)),

@@ -12,10 +12,10 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 pub(super) fn moved(cluster: &Cluster, timings: &mut Timings, repeat: usize) -> Result<String> {
     let ledger = Ledger::open(20)?;
-    for _ in 0..repeat {
+    for verb in ["--move", "--ban"].into_iter().cycle().take(repeat.max(2)) {
         let primary = setup::primary(cluster)?;
         let outage = ledger.begin_measure();
-        cluster.sh("crm_resource --move -r web-clone --promoted")?;
+        cluster.sh(&format!("crm_resource {verb} -r web-clone --promoted"))?;
         timings.guest(MOVED, outage.end(LIMIT, || Ok(cluster.primary() == Some(primary.peer())))?);
         cluster.sh("crm_resource --clear -r web-clone")?;
         setup::protected(cluster, LIMIT)?;
