@@ -65,7 +65,7 @@ pub enum Event {
     Harvest,
     /// Cut a checkpoint as soon as possible.
     CheckpointWanted,
-    /// A checkpoint is committed: show this to the gate.
+    /// A checkpoint is committed on a standby that can load it: show this to the gate.
     Committed(Committed),
     /// The standby holds and can load the guest. Close the gate first, then call [`Primary::gate_closed`].
     InSync,

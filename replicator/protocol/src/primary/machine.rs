@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use kemari_core::{Epoch, Generation, Image, PageRun, PageSet, Sealed};
+use kemari_core::{Committed, Epoch, Generation, Image, PageRun, PageSet, Sealed};
 
 use super::lacking::{InFlight, Lacking};
 use super::redial::Redial;
@@ -24,7 +24,8 @@ enum Stage {
     Syncing(Resync),
     /// The checkpoint that ends a resync is on its way.
     Committing(Resync),
-    Rehearsing,
+    /// The checkpoint that ended it was acknowledged. The proof waits: nothing may be released before the standby could go on.
+    Rehearsing(Committed),
     /// The driver was told to close the gate.
     Closing,
     Covering,
@@ -39,7 +40,7 @@ impl Stage {
             Stage::Alone => "no link was up",
             Stage::Greeting => "an offer awaited its answer",
             Stage::Syncing(_) | Stage::Committing(_) => "a resync was on its way",
-            Stage::Rehearsing => "the rehearsal's result was awaited",
+            Stage::Rehearsing(_) => "the rehearsal's result was awaited",
             Stage::Closing | Stage::Covering | Stage::Protected => "checkpoints were on their way",
             Stage::Yielded => "a promotion was awaited",
             Stage::Superseded => "this side was superseded",
@@ -63,7 +64,7 @@ pub struct Primary {
     /// Something may have left that no committed checkpoint covers.
     uncovered: bool,
     last_epoch: Option<Epoch>,
-    /// The final checkpoint, once it is committed.
+    /// The newest committed checkpoint, if it was cut as the last one.
     finished: Option<Image>,
     events: VecDeque<Event>,
     commit_latency: Option<Duration>,
@@ -247,7 +248,7 @@ impl Primary {
             Stage::Covering | Stage::Protected => true,
             _ => false,
         };
-        stage && self.finished.is_none() && self.lacking.in_flight() < self.config.depth
+        stage && self.lacking.in_flight() < self.config.depth
     }
 
     /// Adds to the pages just harvested those that the standby lacks as well. What is then in `pages` must be in the
@@ -391,7 +392,7 @@ impl Primary {
                 let (done, total, round) = resync.progress(&self.lacking);
                 Phase::Syncing { done, total, round }
             }
-            Stage::Rehearsing => Phase::Rehearsing,
+            Stage::Rehearsing(_) => Phase::Rehearsing,
             Stage::Closing | Stage::Covering => Phase::Covering,
             Stage::Protected => Phase::Protected,
             Stage::Yielded => Phase::Yielded,
@@ -432,10 +433,7 @@ impl Primary {
             Message::Refuse(refuse) => self.refused(now, refuse),
             Message::Select(select) if matches!(self.stage, Stage::Greeting) => self.selected(now, select)?,
             Message::Ack(image) => self.acknowledged(now, image)?,
-            Message::Rehearsed(result) if matches!(self.stage, Stage::Rehearsing) => match result {
-                Ok(()) => self.in_sync(),
-                Err(reason) => self.refuse(now, format!("the standby cannot load the guest: {reason}")),
-            },
+            Message::Rehearsed(result) if matches!(self.stage, Stage::Rehearsing(_)) => self.rehearsed(now, result),
             Message::Promoted { generation } if matches!(self.stage, Stage::Yielded) => {
                 self.link.lost();
                 self.events.extend([Event::HandoverDone { generation }, Event::Close]);
@@ -462,7 +460,10 @@ impl Primary {
         self.peer = Some(node);
         if let Some((committed, checkpoint)) = self.lacking.reconcile(image) {
             self.covered(now, &checkpoint);
-            self.events.push_back(Event::Committed(committed));
+            // Else the checkpoint that ends this resync covers it, too.
+            if rehearsed {
+                self.events.push_back(Event::Committed(committed));
+            }
         }
         self.stage = Stage::Syncing(Resync::new(!rehearsed));
         self.events.push_back(Event::Harvest);
@@ -475,14 +476,27 @@ impl Primary {
             .acknowledge(image)
             .map_err(|expected| Violation::Acknowledged { acknowledged: image, expected })?;
         self.covered(now, &checkpoint);
+        if matches!(&self.stage, Stage::Committing(resync) if resync.rehearse) {
+            self.stage = Stage::Rehearsing(committed);
+            return Ok(());
+        }
         self.events.push_back(Event::Committed(committed));
         match &self.stage {
-            Stage::Committing(resync) if resync.rehearse => self.stage = Stage::Rehearsing,
             Stage::Committing(_) => self.in_sync(),
             Stage::Covering if !self.uncovered => self.protected(),
             _ => {}
         }
         Ok(())
+    }
+
+    fn rehearsed(&mut self, now: Instant, result: Result<(), String>) {
+        if let Err(reason) = result {
+            return self.refuse(now, format!("the standby cannot load the guest: {reason}"));
+        }
+        if let Stage::Rehearsing(committed) = std::mem::replace(&mut self.stage, Stage::Closing) {
+            self.events.push_back(Event::Committed(committed));
+        }
+        self.in_sync();
     }
 
     /// A checkpoint is committed.
@@ -492,9 +506,8 @@ impl Primary {
         if !checkpoint.unprotected {
             self.uncovered = false;
         }
-        if checkpoint.last {
-            self.finished = Some(checkpoint.sealed.image());
-        }
+        // A handover may be given up after its last checkpoint was cut: then others follow, and none is final any more.
+        self.finished = checkpoint.last.then(|| checkpoint.sealed.image());
     }
 
     fn in_sync(&mut self) {

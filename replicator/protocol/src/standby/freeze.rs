@@ -40,4 +40,9 @@ impl Freeze {
         self.parked.push_back(message);
         self.parked_bytes <= PARKED_LIMIT_BYTES
     }
+    /// Drops what was kept: the link that it came on is over.
+    pub(super) fn forget(&mut self) {
+        self.parked.clear();
+        self.parked_bytes = 0;
+    }
 }

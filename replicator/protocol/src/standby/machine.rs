@@ -124,9 +124,15 @@ impl Standby {
                     self.refuse_freeze(now, reason);
                 }
                 (Message::Bye { .. }, Progress::Probing { .. }) => self.certain(),
-                (message, _) => {
+                (message, progress) => {
+                    // A demoted primary lives, but it does not answer the probe, and commits nothing any more.
+                    let demoted = matches!(progress, Progress::Probing { .. })
+                        && matches!(&message, Message::Yield { image, .. } if self.image == Some(*image));
                     if !freeze.park(message) {
                         self.refuse_freeze(now, "the primary goes on sending".to_owned());
+                    } else if demoted {
+                        self.yielded = true;
+                        self.certain();
                     }
                 }
             }
@@ -486,11 +492,15 @@ impl Standby {
         Ok(())
     }
 
-    /// The link is over. A checkpoint that has not wholly arrived never will, and nobody is left to answer a probe.
+    /// The link is over. A checkpoint that has not wholly arrived never will, what is parked means nothing on another link, and
+    /// nobody is left to answer a probe.
     fn part(&mut self) {
         self.link.lost();
         self.stage = Stage::Alone;
         self.staged = None;
+        if let Some(freeze) = &mut self.freeze {
+            freeze.forget();
+        }
         self.certain();
     }
 
