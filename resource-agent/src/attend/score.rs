@@ -2,7 +2,7 @@
 
 use kemari_control::{Replication, Role, Standing, Status};
 
-use crate::authority::{Boot, Decision, Facts, Record, boot, parse_generation};
+use crate::authority::{Boot, Decision, Facts, Promotion, Record, boot, parse_generation, promote};
 
 /// Of the node where the guest runs.
 const PRIMARY: i32 = 100;
@@ -35,6 +35,23 @@ pub(super) fn score(status: &Status, facts: &Facts<'_>) -> Score {
     let from = status.generation.as_deref().and_then(|generation| parse_generation(generation).ok())?;
     let attempt = Boot { from, to: from.next(0), first: false, insist: false };
     matches!(boot(facts, &attempt), Decision::Swap(_) | Decision::Already).then_some(BOOTABLE)
+}
+
+/// What would be in the way of a promotion that is to be expected now, for the operator.
+pub(super) fn obstacle(status: &Status, facts: &Facts<'_>) -> Option<String> {
+    if status.role == Role::Primary || status.replication != Replication::Alone {
+        return None;
+    }
+    let from = status.generation.as_deref().and_then(|generation| parse_generation(generation).ok())?;
+    let to = from.next(0);
+    let decision = match status.not_promotable {
+        None => promote(facts, &Promotion { from, to, handed_over_by: None }),
+        Some(_) => boot(facts, &Boot { from, to, first: false, insist: false }),
+    };
+    match decision {
+        Decision::No(refusal) => Some(refusal.to_string()),
+        _ => None,
+    }
 }
 
 /// As Pacemaker writes it.

@@ -141,8 +141,8 @@ impl Teller {
         let stored = self.door.read()?;
         let record = stored.as_ref().map(|stored| &stored.record);
         let (other, other_holds) = match record.and_then(|record| record.other_than(&status.node)) {
-            // They matter only to a node that may have to boot the guest.
-            Some(other) if alone && status.not_promotable.is_some() => {
+            // They matter only to a node that may have to run the guest.
+            Some(other) if alone => {
                 (Membership::read()?.standing_of(other)?, held_elsewhere(&status.guest, &status.node, stored.as_ref())?)
             }
             _ => (Standing::Lost, None),
@@ -156,7 +156,7 @@ impl Teller {
         self.tell(&self.score_name(), &score::text(score))?;
         let calm = self.disturbed_at.elapsed() >= CALM;
         if calm {
-            for (name, value) in describe(&status) {
+            for (name, value) in describe(&status, score::obstacle(&status, &facts)) {
                 self.tell(&attributes::shown(&status.guest, name), &value)?;
             }
         }
@@ -230,14 +230,14 @@ impl Teller {
 }
 
 /// What operators see in `crm_mon -A`.
-fn describe(status: &Status) -> Vec<(&'static str, String)> {
+fn describe(status: &Status, obstacle: Option<String>) -> Vec<(&'static str, String)> {
     let word = |value: serde_json::Result<serde_json::Value>| {
         value.ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
     };
     let mut state = word(serde_json::to_value(status.replication));
     // What keeps the guest waiting: the first thing that an operator wants to know. What once did is not.
     let waits = !matches!(status.replication, Replication::Protected | Replication::InSync);
-    if let Some(answer) = status.authority.as_ref().filter(|_| waits) {
+    if let Some(answer) = status.authority.clone().or(obstacle).filter(|_| waits) {
         state = format!("{state}; {answer}");
     }
     let mut shown = vec![

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kemari_core::Generation;
 
-pub(crate) use decide::{Boot, Decision, Facts, boot};
+pub(crate) use decide::{Boot, Decision, Facts, Promotion, boot, promote};
 pub use record::{Record, RecordError};
 pub(crate) use record::{name, parse_generation};
 pub(crate) use verbs::held_elsewhere;

@@ -9,6 +9,7 @@ mod start;
 mod stop;
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use kemari_control::{Client, Reply, Request, Role, Status};
@@ -68,8 +69,12 @@ impl Failure {
 
 type Outcome = Result<Code, Failure>;
 
+/// Between two attempts at a promotion.
+const PROMOTE_RETRY: Duration = Duration::from_millis(500);
+/// What is left of an action's time for the last attempt.
+const PROMOTE_RESERVE: Duration = Duration::from_secs(5);
 /// How long the host's check may take.
-const CHECK_LIMIT: std::time::Duration = std::time::Duration::from_secs(15);
+const CHECK_LIMIT: Duration = Duration::from_secs(15);
 
 /// Carries out an action.
 pub(crate) fn run(action: Action) -> ExitCode {
@@ -119,11 +124,21 @@ fn request(environment: &Environment, request: &Request) -> Result<(), Failure> 
     }
 }
 
+/// A promotion that fails costs the guest its memory, because Pacemaker stops what has failed. So one that is refused, which may
+/// change when the other node comes back or is fenced, is tried again for as long as this action may take.
 fn promote(environment: &Environment) -> Outcome {
-    match status(environment) {
-        Some(status) if status.role == Role::Primary => Ok(Code::Success),
-        Some(_) => request(environment, &Request::Promote { cold_boot: false }).map(|()| Code::Success),
-        None => Err(Failure::new(Code::NotRunning, "the replicator does not run here")),
+    let deadline = Instant::now() + environment.timeout.saturating_sub(PROMOTE_RESERVE);
+    loop {
+        match status(environment) {
+            Some(status) if status.role == Role::Primary => return Ok(Code::Success),
+            Some(_) => {}
+            None => return Err(Failure::new(Code::NotRunning, "the replicator does not run here")),
+        }
+        match request(environment, &Request::Promote { cold_boot: false }) {
+            Ok(()) => return Ok(Code::Success),
+            Err(failure) if Instant::now() + PROMOTE_RETRY >= deadline => return Err(failure),
+            Err(_) => std::thread::sleep(PROMOTE_RETRY),
+        }
     }
 }
 

@@ -245,7 +245,7 @@ pub(super) fn no_fencing(cluster: &Cluster, _: &mut Timings, _: usize) -> Result
     if !ledger.is_silent_for(Duration::from_secs(2)) {
         return Err(ClusterError::Wrong("the guest speaks, and nobody knows that the lost node is silent".to_owned()));
     }
-    let text = cluster.node(primary.peer()).sh("crm_mon -1 -f 2>&1")?;
+    let text = cluster.node(primary.peer()).sh("crm_mon -1 -A -f 2>&1")?;
     if !text.contains("fenc") {
         return Err(ClusterError::Wrong(format!("crm_mon does not say what is missing:\n{text}")));
     }
