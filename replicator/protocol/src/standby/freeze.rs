@@ -40,6 +40,7 @@ impl Freeze {
         self.parked.push_back(message);
         self.parked_bytes <= PARKED_LIMIT_BYTES
     }
+
     /// Drops what was kept: the link that it came on is over.
     pub(super) fn forget(&mut self) {
         self.parked.clear();

@@ -1,16 +1,19 @@
-//! The state machine itself.
+//! The state machine itself: what it is told, and what it makes of the primary's messages.
+
+mod checkpoints;
+mod greeting;
+mod promotion;
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use kemari_core::sabotage::{self, Bug};
 use kemari_core::{Generation, Image};
 
 use super::freeze::{Freeze, Progress};
-use super::staged::{Staged, check_range};
-use super::{Event, FreezeError, Held, NotPromotable, Phase, Promoted, Status};
+use super::staged::Staged;
+use super::{Event, Held, NotPromotable, Phase, Status};
 use crate::link::Link;
-use crate::message::{Manifest, Offer, Refuse, Select, Versions, clip};
+use crate::message::{Refuse, clip};
 use crate::violation::Violation;
 use crate::{Config, ConfigError, DecodeError, Message};
 
@@ -116,29 +119,11 @@ impl Standby {
             return;
         }
         self.link.heard(now);
-        if let Some(freeze) = &mut self.freeze {
-            match (message, freeze.progress) {
-                (Message::ProbeReply { nonce }, Progress::Probing { nonce: asked }) if nonce == asked => {
-                    let primary = self.peer.as_deref().unwrap_or("the primary");
-                    let reason = format!("{primary} lives, and answers as primary; hand over there, or stop it first");
-                    self.refuse_freeze(now, reason);
-                }
-                (Message::Bye { .. }, Progress::Probing { .. }) => self.certain(),
-                (message, progress) => {
-                    // A demoted primary lives, but it does not answer the probe, and commits nothing any more.
-                    let demoted = matches!(progress, Progress::Probing { .. })
-                        && matches!(&message, Message::Yield { image, .. } if self.image == Some(*image));
-                    if !freeze.park(message) {
-                        self.refuse_freeze(now, "the primary goes on sending".to_owned());
-                    } else if demoted {
-                        self.yielded = true;
-                        self.certain();
-                    }
-                }
-            }
-            return;
+        if self.freeze.is_some() {
+            self.receive_frozen(now, message);
+        } else {
+            self.act(message);
         }
-        self.act(message);
     }
 
     fn act(&mut self, message: Message) {
@@ -225,65 +210,6 @@ impl Standby {
         }
     }
 
-    /// Asks for a freeze. From here on nothing is committed or acknowledged, until [`Event::FreezeRefused`] or
-    /// [`unfreeze`](Standby::unfreeze). [`Event::Frozen`] comes once the link is down, the primary was silent for the peer
-    /// timeout, or is demoted. `nonce` is any number not used before.
-    ///
-    /// # Errors
-    /// There is nothing to promote; nothing has changed.
-    pub fn freeze(&mut self, _now: Instant, nonce: u64) -> Result<(), FreezeError> {
-        if self.freeze.is_some() {
-            return Err(FreezeError::Already);
-        }
-        self.promotable()?;
-        self.freeze = Some(Freeze::new(Progress::Probing { nonce }));
-        if self.link.is_up() && !self.yielded {
-            self.link.send(Message::Probe { nonce });
-        } else {
-            self.certain();
-        }
-        Ok(())
-    }
-
-    /// Ends a freeze; what arrived meanwhile is handled now.
-    pub fn unfreeze(&mut self, _now: Instant) {
-        let Some(freeze) = self.freeze.take() else { return };
-        self.events.retain(|event| !matches!(event, Event::Frozen));
-        for message in freeze.parked {
-            if self.link.is_up() {
-                self.act(message);
-            }
-        }
-    }
-
-    /// Answers [`Event::PromoteRequested`] with no, and ends the freeze if there is one.
-    pub fn refuse_promotion(&mut self, now: Instant, reason: &str) {
-        if self.yielded && self.link.is_up() {
-            self.part();
-            self.link.close(Message::PromoteRefused { reason: clip(reason.to_owned()) });
-            self.events.push_back(Event::Close);
-        }
-        self.unfreeze(now);
-    }
-
-    /// Ends this side: it is the primary of `generation` now. What has arrived of a checkpoint is dropped.
-    ///
-    /// # Errors
-    /// Gives `self` back unless [`Event::Frozen`] was taken from [`event`](Standby::event) and the freeze still stands.
-    pub fn promote(self, generation: Generation) -> Result<Promoted, Box<Standby>> {
-        let told = self.freeze.as_ref().is_some_and(|freeze| freeze.progress == Progress::Told);
-        let (true, Ok(image)) = (told, self.promotable()) else { return Err(Box::new(self)) };
-        let farewell = match (self.link.is_up(), self.yielded) {
-            (true, true) => vec![Message::Promoted { generation }],
-            (true, false) => {
-                let reason = clip(format!("{} was promoted to generation {generation}", self.config.node));
-                vec![Message::Refuse(Refuse { reason, generation: Some(generation) })]
-            }
-            (false, _) => Vec::new(),
-        };
-        Ok(Promoted { image, state: self.state, farewell })
-    }
-
     /// Leaves cleanly: says goodbye and closes the link.
     pub fn leave(&mut self, _now: Instant, reason: &str) {
         if self.link.is_up() {
@@ -342,156 +268,6 @@ impl Standby {
         }
     }
 
-    fn offered(&mut self, offer: Offer) {
-        let refuse = |reason, generation| Message::Refuse(Refuse { reason: clip(reason), generation });
-        let refusal = match self.generation {
-            Some(known) if known != offer.generation && !offer.generation.is_newer_than(known) => {
-                let reason = format!(
-                    "{} serves generation {}, but {} knows generation {known}",
-                    offer.node, offer.generation, self.config.node
-                );
-                Some((reason, Some(known)))
-            }
-            _ => self.misfit(&offer).map(|reason| (reason, None)),
-        };
-        if let Some((reason, generation)) = refusal {
-            self.part();
-            self.link.close(refuse(reason.clone(), generation));
-            self.events.extend([Event::Refused { reason }, Event::Close]);
-            return;
-        }
-        self.peer = Some(offer.node);
-        self.unprotected |= offer.unprotected;
-        if self.generation == Some(offer.generation) {
-            self.select(offer.generation);
-        } else {
-            self.stage = Stage::Adopting(offer.generation);
-            self.events.push_back(Event::AdoptGeneration(offer.generation));
-        }
-    }
-
-    /// Why this guest cannot be replicated between these two nodes, naming both.
-    fn misfit(&self, offer: &Offer) -> Option<String> {
-        let (ours, theirs) = (&self.config.node, &offer.node);
-        let supported = Versions::SUPPORTED;
-        if supported.common(offer.versions).is_none() {
-            return Some(format!(
-                "{theirs} speaks protocol versions {}, {ours} speaks {supported}; run releases that share one",
-                offer.versions
-            ));
-        }
-        let differences = offer.identity.differences(theirs, &self.config.identity, ours);
-        if !differences.is_empty() {
-            return Some(format!("the guest differs: {}", differences.join("; ")));
-        }
-        if offer.pages != self.config.pages {
-            return Some(format!("the guest has {} pages on {theirs}, {} on {ours}", offer.pages, self.config.pages));
-        }
-        self.config.check_peer(theirs, offer.heartbeat_ms).err()
-    }
-
-    fn select(&mut self, generation: Generation) {
-        self.stage = Stage::Open(generation);
-        self.link.send(Message::Select(Select {
-            version: Versions::SUPPORTED.newest,
-            node: self.config.node.clone(),
-            image: self.image,
-            rehearsed: self.rehearsed,
-            heartbeat_ms: self.config.heartbeat.as_millis() as u32,
-            peer_timeout_ms: self.config.peer_timeout.as_millis() as u32,
-        }));
-    }
-
-    fn replicate(&mut self, generation: Generation, message: Message) -> Result<(), Violation> {
-        match (message, &mut self.staged) {
-            (Message::SyncBegin, None) => {
-                (self.image, self.rehearsed, self.resyncing) = (None, false, true);
-                self.state = Vec::new();
-                self.events.push_back(Event::Void);
-            }
-            (Message::SyncPages(chunk), None) if self.resyncing => {
-                for run in chunk.runs() {
-                    check_range(*run, self.config.pages)?;
-                }
-                self.pages_received += chunk.pages();
-                self.events.push_back(Event::Write(chunk));
-            }
-            (Message::Manifest(manifest), None) => self.announced(generation, manifest)?,
-            (Message::Pages(chunk), Some(staged)) => {
-                if sabotage::planted(Bug::PromotePartial) {
-                    self.events.push_back(Event::Write(chunk.clone()));
-                }
-                self.pages_received += chunk.pages();
-                staged.pages(chunk, self.config.pages)?;
-            }
-            (Message::State(piece), Some(staged)) => staged.state(piece)?,
-            (Message::Yield { image, promote }, None) => self.yield_received(image, promote)?,
-            (other, _) => {
-                return Err(Violation::Unexpected { message: other.name(), doing: self.stage.doing() });
-            }
-        }
-        if self.staged.as_ref().is_some_and(Staged::is_whole)
-            && let Some(staged) = self.staged.take()
-        {
-            self.commit(staged)?;
-        }
-        Ok(())
-    }
-
-    fn announced(&mut self, generation: Generation, manifest: Manifest) -> Result<(), Violation> {
-        let Manifest { image, onto, .. } = manifest;
-        if image.generation != generation {
-            return Err(Violation::Generation { image, generation });
-        }
-        if onto != self.image || (onto.is_none() && !self.resyncing) {
-            return Err(Violation::Base { image, onto, held: self.image });
-        }
-        if let Some(onto) = onto.filter(|onto| onto.generation == generation && onto.epoch >= image.epoch) {
-            return Err(Violation::Order { image, onto });
-        }
-        if sabotage::planted(Bug::AckBeforeVerify) {
-            self.link.send(Message::Ack(image));
-        }
-        self.staged = Some(Staged::new(manifest, self.config.pages)?);
-        Ok(())
-    }
-
-    /// A checkpoint is whole: verified, it is the image from here on. The driver lays its pages into memory before it sends
-    /// the acknowledgement.
-    fn commit(&mut self, staged: Staged) -> Result<(), Violation> {
-        staged.verify()?;
-        let Staged { manifest, chunks, state, .. } = staged;
-        let image = manifest.image;
-        self.image = Some(image);
-        self.state = state;
-        self.unprotected = manifest.unprotected;
-        self.resyncing = false;
-        self.checkpoints += 1;
-        self.events.push_back(Event::Commit { image, chunks });
-        if !sabotage::planted(Bug::AckBeforeVerify) {
-            self.link.send(Message::Ack(image));
-        }
-        if !self.rehearsed {
-            self.events.push_back(Event::Rehearse);
-        }
-        Ok(())
-    }
-
-    fn yield_received(&mut self, image: Image, promote: bool) -> Result<(), Violation> {
-        if self.image != Some(image) {
-            return Err(Violation::Final { image, held: self.image });
-        }
-        self.yielded = true;
-        if promote {
-            self.events.push_back(Event::PromoteRequested { image });
-        } else {
-            self.part();
-            let reason = format!("the primary is demoted; both nodes hold {image}");
-            self.events.extend([Event::PeerLeft { reason }, Event::Close]);
-        }
-        Ok(())
-    }
-
     /// The link is over. A checkpoint that has not wholly arrived never will, what is parked means nothing on another link, and
     /// nobody is left to answer a probe.
     fn part(&mut self) {
@@ -502,21 +278,6 @@ impl Standby {
             freeze.forget();
         }
         self.certain();
-    }
-
-    /// No primary can commit anything to this image any more.
-    fn certain(&mut self) {
-        if let Some(freeze) = &mut self.freeze
-            && matches!(freeze.progress, Progress::Probing { .. })
-        {
-            freeze.progress = Progress::Certain;
-            self.events.push_back(Event::Frozen);
-        }
-    }
-
-    fn refuse_freeze(&mut self, now: Instant, reason: String) {
-        self.events.push_back(Event::FreezeRefused { reason });
-        self.unfreeze(now);
     }
 
     /// The peer broke the protocol.
