@@ -87,6 +87,8 @@ pub(super) struct Teller {
     last: Option<Status>,
     /// When something happened last.
     disturbed_at: Instant,
+    /// When operators were shown something last.
+    shown_at: Option<Instant>,
     /// The other node's wish that was carried out last.
     outdated: Option<String>,
 }
@@ -106,6 +108,7 @@ impl Teller {
             checked: Instant::now(),
             last: None,
             disturbed_at: Instant::now(),
+            shown_at: None,
             outdated: None,
         }
     }
@@ -155,7 +158,8 @@ impl Teller {
         self.tell(&attributes::holds(&status.guest), holds.map_or("", |image| &image.generation))?;
         self.tell(&self.score_name(), &score::text(score))?;
         let calm = self.disturbed_at.elapsed() >= CALM;
-        if calm {
+        if calm && self.shown_at.is_none_or(|at| at < self.disturbed_at || at.elapsed() >= SETTLED) {
+            self.shown_at = Some(Instant::now());
             for (name, value) in describe(&status, score::obstacle(&status, &facts)) {
                 self.tell(&attributes::shown(&status.guest, name), &value)?;
             }

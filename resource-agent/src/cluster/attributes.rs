@@ -30,7 +30,9 @@ impl Attributes {
     }
 
     pub(crate) fn set(&self, name: &str, value: &str) -> Result<(), ClusterError> {
-        let arguments = ["--name", name, "--node", &self.node, "--update", value, "--delay", "0"];
+        // In one word: a value may begin with a dash, as -INFINITY does.
+        let update = format!("--update={value}");
+        let arguments = ["--name", name, "--node", &self.node, &update, "--delay", "0"];
         answer_of("attrd_updater", &arguments).map(drop)
     }
 
