@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use kemari_core::Consent;
+use kemari_core::{Consent, Epoch};
 use kemari_protocol::primary::Phase;
 
 use super::DaemonError;
@@ -25,8 +25,8 @@ pub(super) struct Naming {
     named: bool,
     /// How it was lost.
     parting: Parting,
-    /// A question is with the authority.
-    asking: bool,
+    /// A question is with the authority, asked in this epoch.
+    asking: Option<Epoch>,
     retry_at: Option<Instant>,
     /// Operators who wait for consent, and whether one of them is not yet asked for.
     waiters: Vec<Ticket>,
@@ -40,7 +40,7 @@ impl Naming {
             standby: None,
             named: false,
             parting: Parting::Lost,
-            asking: false,
+            asking: None,
             retry_at: None,
             waiters: Vec::new(),
             insist: false,
@@ -54,7 +54,7 @@ impl Naming {
 
     /// When to ask again.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        self.retry_at.filter(|_| !self.asking)
+        self.retry_at.filter(|_| self.asking.is_none())
     }
 }
 
@@ -78,7 +78,7 @@ impl Primary {
     /// # Errors
     /// It cannot be asked any more.
     pub(super) fn ask_authority(&mut self, now: Instant, host: &mut Host) -> Result<(), DaemonError> {
-        if self.naming.asking || self.naming.retry_at.is_some_and(|at| at > now) {
+        if self.naming.asking.is_some() || self.naming.retry_at.is_some_and(|at| at > now) {
             return Ok(());
         }
         let Some(question) = self.question(host) else {
@@ -90,7 +90,7 @@ impl Primary {
             self.naming.standby = Some(peer.clone());
         }
         host.authority.ask(question)?;
-        self.naming.asking = true;
+        self.naming.asking = Some(self.gate.epoch());
         self.naming.insist = false;
         Ok(())
     }
@@ -114,9 +114,15 @@ impl Primary {
 
     /// The record names this node alone.
     pub(super) fn consented(&mut self, host: &mut Host, consent: Consent) -> Result<(), DaemonError> {
-        self.naming.asking = false;
+        let asked_in = self.naming.asking.take();
         self.naming.standby = None;
         self.naming.named = false;
+        if asked_in != Some(self.gate.epoch()) && !self.is_covered() {
+            // A standby has come and gone since. What it promised before it came back holds no more: it is asked anew.
+            self.naming.retry_at = None;
+            self.naming.insist = !self.naming.waiters.is_empty();
+            return Ok(());
+        }
         let waiters = std::mem::take(&mut self.naming.waiters);
         if self.is_covered() || self.handover.is_some() {
             // A standby is in sync by now. It will be named anew.
@@ -141,7 +147,7 @@ impl Primary {
 
     /// The record names the standby, too.
     pub(super) fn named(&mut self, host: &mut Host) {
-        self.naming.asking = false;
+        self.naming.asking = None;
         self.naming.named = true;
         host.authority_says = None;
         host.news.emit("named", "the record names the standby, too: it may be promoted");
@@ -149,7 +155,7 @@ impl Primary {
 
     /// The authority says no, or does not know.
     pub(super) fn denied(&mut self, now: Instant, host: &mut Host, question: &Question, error: &AuthorityError) {
-        self.naming.asking = false;
+        self.naming.asking = None;
         self.naming.retry_at = Some(now + RETRY);
         let what = match question {
             Question::Protect { .. } => "the standby is not named in the record",

@@ -76,6 +76,11 @@ impl Primary {
         self.handover.is_some()
     }
 
+    /// Whether the final checkpoint is cut.
+    pub(super) fn is_sealed(&self) -> bool {
+        matches!(&self.handover, Some(Handover { stage: Stage::Final { .. } | Stage::Yielded { .. }, .. }))
+    }
+
     /// Cuts the final checkpoint as soon as nothing is in flight any more. Returns whether it did.
     pub(super) fn continue_handover(&mut self, host: &mut Host) -> Result<bool, DaemonError> {
         let draining = matches!(&self.handover, Some(Handover { stage: Stage::Draining, .. }));
@@ -128,6 +133,9 @@ impl Primary {
         }
         let ticket = self.handover.take().and_then(|handover| handover.ticket);
         host.machine.run();
+        for source in std::mem::take(&mut self.unserved) {
+            self.service(Instant::now(), host, source);
+        }
         let detail = format!("no handover, the guest goes on here: {reason}");
         host.news.emit("handover-failed", &detail);
         if let Some(ticket) = ticket {

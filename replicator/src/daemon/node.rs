@@ -153,6 +153,9 @@ impl Node {
                     standby.request_promotion(now, host, ticket);
                 }
             }
+            (Request::Promote { .. }, Some(Role::Primary(primary))) if primary.is_handing_over() => {
+                host.news.refuse(ticket, "not promoted: this node is handing the guest over");
+            }
             (Request::Promote { .. }, Some(Role::Primary(primary))) => {
                 host.news.grant(ticket, format!("already the primary of generation {}", primary.generation));
             }
@@ -335,6 +338,10 @@ impl Node {
                      promoted, and if not, promote either node"
                 );
                 log::error!("{detail}");
+                if let Some(stop) = self.stop.take() {
+                    // To end now would throw the guest's memory away.
+                    stop.refuse(news, &detail);
+                }
                 news.emit("handover-failed", &detail);
                 if let Some(ticket) = ticket {
                     news.refuse(ticket, detail);
@@ -435,6 +442,11 @@ impl Node {
 
     fn continue_stop(&mut self) -> Result<bool, DaemonError> {
         let Some(mut stop) = self.stop.take() else { return Ok(true) };
+        if self.booting.is_some() && !stop.is_insisted() {
+            // The authority may just be granting a generation, which would then be without a primary.
+            self.stop = Some(stop);
+            return Ok(true);
+        }
         match stop.advance(Instant::now(), &mut self.host, self.role.as_mut())? {
             Next::GoOn => self.stop = Some(stop),
             Next::End => return Ok(false),

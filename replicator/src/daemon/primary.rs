@@ -61,6 +61,8 @@ pub(crate) struct Primary {
     /// Reused from one checkpoint to the next.
     dirty: PageSet,
     pub(super) outputs: Vec<Output>,
+    /// Devices that were ready after the final checkpoint.
+    pub(super) unserved: Vec<SourceId>,
     /// When the oldest output of the epoch in progress was held.
     pub(super) held_since: Option<Instant>,
     /// The same for the epochs in flight, oldest first.
@@ -101,6 +103,7 @@ impl Primary {
             awaiting: None,
             dirty: PageSet::empty(pages),
             outputs: Vec::new(),
+            unserved: Vec::new(),
             held_since: None,
             held_in_flight: std::collections::VecDeque::new(),
         })
@@ -114,6 +117,13 @@ impl Primary {
 
     /// Serves a device that is ready.
     pub(super) fn service(&mut self, now: Instant, host: &mut Host, source: SourceId) {
+        if self.is_sealed() {
+            // The final checkpoint is cut: a frame that is received now would be in memory and not in it.
+            if !self.unserved.contains(&source) {
+                self.unserved.push(source);
+            }
+            return;
+        }
         host.machine.service(source, &mut self.outputs, &mut host.machine_events);
         self.hold_collected(now);
     }
@@ -159,6 +169,8 @@ impl Primary {
     pub(super) fn reset_guest(&mut self, host: &mut Host) -> Result<(), DaemonError> {
         host.machine.pause(&mut self.outputs)?;
         self.hold_collected(Instant::now());
+        // What may leave has to leave now: the devices forget it.
+        self.release(&mut host.machine);
         host.machine.reset()?;
         host.machine.start_devices();
         if self.awaiting.is_none() && self.handover.is_none() {
@@ -171,8 +183,8 @@ impl Primary {
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         // At once, after a look at everything else.
         let resync = self.may_resync().then(Instant::now);
-        let epoch_end = (self.protocol.phase() == Phase::Protected && self.protocol.may_checkpoint())
-            .then(|| self.epoch_begun + self.max_epoch);
+        let cuts = self.handover.is_none() && self.protocol.may_checkpoint();
+        let epoch_end = (self.protocol.phase() == Phase::Protected && cuts).then(|| self.epoch_begun + self.max_epoch);
         [
             resync,
             epoch_end,
@@ -284,8 +296,8 @@ impl Primary {
             }
             Event::Refused { reason } => {
                 log::error!("no replication: {reason}");
-                host.news.emit("refused", &reason);
-                self.peer = Peer::Gone(reason);
+                self.naming.parted(Parting::Lost);
+                self.peer_gone(host, "refused", reason, false);
             }
             Event::Superseded { generation } => return Ok(Some(Outcome::Superseded(generation))),
             Event::HandoverDone { generation } => return Ok(Some(self.handed_over(Ok(generation)))),

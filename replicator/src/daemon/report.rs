@@ -101,7 +101,7 @@ fn gate(primary: &Primary) -> Gate {
         epoch: primary.gate.epoch().number(),
         open: primary.gate.consent().map(|consent| match consent.reason() {
             ConsentReason::Operator => "the operator consented".to_owned(),
-            ConsentReason::NamedAlone => "no standby of this generation has been in sync yet".to_owned(),
+            ConsentReason::NamedAlone => "the record names this node alone".to_owned(),
         }),
         held_frames: held.frames,
         held_writes: held.writes,

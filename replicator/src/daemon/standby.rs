@@ -1,6 +1,6 @@
 //! The standby: guest memory here follows the primary's, checkpoint by checkpoint, until this node is promoted.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kemari_control::Standing;
 use kemari_core::{Generation, Image, NotAGeneration};
@@ -16,6 +16,9 @@ use crate::link::Link;
 const OUTDATED: &str = "this node is outdated: it promised that the primary may go on without it; it can be promoted again \
                         once a primary has brought it in sync";
 
+/// How long a turn may take before the event loop looks at everything else.
+const TURN: Duration = Duration::from_millis(20);
+
 /// The standby's side of one guest.
 pub(super) struct Standby {
     pub(super) protocol: Protocol,
@@ -26,6 +29,8 @@ pub(super) struct Standby {
     nonce: u64,
     /// Why there is no replication, if the last attempt failed.
     pub(super) trouble: Option<String>,
+    /// The last turn ended before everything was done that had arrived.
+    has_more: bool,
     /// Whether this node has promised never to resume what it holds.
     outdated: bool,
 }
@@ -50,6 +55,7 @@ impl Standby {
             asked_at: Instant::now(),
             nonce: 0,
             trouble: None,
+            has_more: false,
             outdated: host.authority.standing() == Some(Standing::Outdated),
         })
     }
@@ -107,6 +113,8 @@ impl Standby {
         match self.promise(host, generation) {
             Ok(()) => {
                 self.outdated = true;
+                // What is on its way was sent before the promise, and must not pass for what voids it.
+                self.leave(Instant::now(), "outdated");
                 let detail = format!("outdated in generation {generation}: the primary may go on without this node");
                 host.news.emit("outdated", &detail);
                 host.news.grant(ticket, detail);
@@ -150,7 +158,9 @@ impl Standby {
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        [self.protocol.next_timeout(), self.link.as_ref().and_then(Link::next_timeout)].into_iter().flatten().min()
+        let at_once = self.has_more.then(Instant::now);
+        let link = self.link.as_ref().and_then(Link::next_timeout);
+        [at_once, self.protocol.next_timeout(), link].into_iter().flatten().min()
     }
 
     /// Does everything there is to do.
@@ -158,10 +168,13 @@ impl Standby {
     /// # Errors
     /// What this node cannot go on after.
     pub(super) fn pump(&mut self, host: &mut Host) -> Result<Outcome, DaemonError> {
-        if self.protocol.next_timeout().is_some_and(|at| at <= Instant::now()) {
-            self.protocol.timeout(Instant::now());
-        }
+        // What has arrived comes before what is late: after a pause of this process both are so.
         self.receive();
+        let begun = Instant::now();
+        if self.protocol.next_timeout().is_some_and(|at| at <= begun) {
+            self.protocol.timeout(begun);
+        }
+        self.has_more = false;
         loop {
             while let Some(event) = self.protocol.event() {
                 if self.act(host, event)? {
@@ -170,6 +183,11 @@ impl Standby {
             }
             self.transmit();
             if !self.receive() {
+                return Ok(Outcome::Stay);
+            }
+            if begun.elapsed() >= TURN {
+                // A primary that sends faster than this node takes must not keep heartbeats and operators waiting.
+                self.has_more = true;
                 return Ok(Outcome::Stay);
             }
         }

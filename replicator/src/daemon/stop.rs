@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::DaemonError;
 use super::host::Host;
-use super::news::Ticket;
+use super::news::{News, Ticket};
 use super::node::Role;
 use super::primary::Primary;
 
@@ -64,10 +64,15 @@ impl Stop {
 
     /// Asked again. From a terminal or an init system (no ticket) that means: now.
     pub(super) fn insist(&mut self, ticket: Option<Ticket>) {
-        // What was to end with the guest is now to end altogether.
-        self.stays = false;
-        self.insisted |= ticket.is_none();
+        // What was to end with the guest is now to end altogether; that is the first time it is asked.
+        let first = std::mem::take(&mut self.stays);
+        self.insisted |= ticket.is_none() && !first;
         self.tickets.extend(ticket);
+    }
+
+    /// Whether it is to be at once.
+    pub(super) fn is_insisted(&self) -> bool {
+        self.insisted
     }
 
     /// The guest is down: there is nothing left to run.
@@ -95,6 +100,10 @@ impl Stop {
             // The authority may just be granting it a generation, which would then be without a primary.
             Some(Role::Standby(standby)) if standby.is_being_promoted() && !self.insisted && now < self.deadline => {
                 return Ok(Next::GoOn);
+            }
+            Some(Role::Standby(_)) if self.stays => {
+                self.refuse_all(&mut host.news, "the guest does not run here any more");
+                return Ok(Next::GiveUp);
             }
             Some(Role::Standby(standby)) => {
                 standby.leave(now, "stopped");
@@ -131,11 +140,20 @@ impl Stop {
             primary.leave(now, "the guest did not shut down");
             return Err(DaemonError::Unresponsive(SHUTDOWN_LIMIT.as_secs()));
         }
-        for ticket in self.tickets.drain(..) {
-            let reason = format!("the guest did not shut down within {} s, and runs on", SHUTDOWN_LIMIT.as_secs());
-            host.news.refuse(ticket, reason);
-        }
+        let reason = format!("the guest did not shut down within {} s, and runs on", SHUTDOWN_LIMIT.as_secs());
+        self.refuse_all(&mut host.news, &reason);
         Ok(Next::GiveUp)
+    }
+
+    /// It does not come to its end.
+    pub(super) fn refuse(mut self, news: &mut News, reason: &str) {
+        self.refuse_all(news, reason);
+    }
+
+    fn refuse_all(&mut self, news: &mut News, reason: &str) {
+        for ticket in self.tickets.drain(..) {
+            news.refuse(ticket, reason);
+        }
     }
 
     fn answer(&mut self, host: &mut Host, detail: &str) {

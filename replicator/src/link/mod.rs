@@ -83,6 +83,8 @@ pub struct Link {
     proved: bool,
     announced: bool,
     closing: bool,
+    /// It takes nothing any more; what it said before is still to be read.
+    deaf_peer: bool,
 }
 
 impl Link {
@@ -136,6 +138,7 @@ impl Link {
             proved: false,
             announced: false,
             closing: false,
+            deaf_peer: false,
         })
     }
 
@@ -192,7 +195,7 @@ impl Link {
 
     /// Queues a message. [`flush`](Link::flush) sends it.
     pub fn send(&mut self, message: Message) {
-        if self.closed().is_none() {
+        if self.closed().is_none() && !self.deaf_peer {
             self.outbox.push(Frame::encode(message));
         }
     }
@@ -212,11 +215,22 @@ impl Link {
     /// Gives to the kernel what it takes.
     pub fn flush(&mut self) {
         self.advance();
+        if self.deaf_peer {
+            if self.closing {
+                self.close("closed here".to_owned());
+            }
+            return;
+        }
         let Stage::Open(noise) = &mut self.stage else { return };
         match self.outbox.send(&mut self.stream, noise) {
             Ok(()) if self.closing && self.outbox.is_empty() => self.shut("closed here".to_owned()),
             Ok(()) => {}
-            Err(error) => self.close(error.to_string()),
+            // What the peer said before it closed its end is still to be read; with that, the link is over.
+            Err(error) => {
+                log::debug!("{}: {error}", self.peer);
+                self.outbox = Outbox::default();
+                self.deaf_peer = true;
+            }
         }
     }
 

@@ -130,10 +130,17 @@ impl Teller {
 
     /// Looks at the replicator and tells the cluster what is new. Returns when to look again if nothing happens.
     fn look(&mut self) -> Result<Duration, ClusterError> {
+        // Before the status: a promotion changes the record first, and a status older than its record would look like that of a
+        // standby whose image is outdated.
+        let stored = self.door.read()?;
         let Ok(status) = Client::connect(&self.guest.control).and_then(|mut client| client.status()) else {
             // It has just ended, or hangs; both are seen by others.
             return Ok(SETTLED);
         };
+        if status.replication == Replication::Frozen {
+            // It is being promoted. Pacemaker has decided, and nothing that is said now could help it.
+            return Ok(UNSETTLED);
+        }
         let alone = status.role == Role::Standby && status.replication == Replication::Alone;
         if alone {
             self.serve_wish(&status)?;
@@ -141,7 +148,6 @@ impl Teller {
             // The next wish is a new one, even if it is about the same generation.
             self.outdated = None;
         }
-        let stored = self.door.read()?;
         let record = stored.as_ref().map(|stored| &stored.record);
         let (other, other_holds) = match record.and_then(|record| record.other_than(&status.node)) {
             // They matter only to a node that may have to run the guest.

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 
 use super::{Code, Failure};
 use crate::authority::{Policy, Unprotected};
-use crate::guest::{Guest, GuestError};
+use crate::guest::Guest;
 
 const BINARY: &str = "/usr/sbin/kemari-replicator";
 /// Where agents keep what must not survive a reboot.
@@ -61,9 +61,9 @@ impl Environment {
             return Err(Failure::new(Code::NotInstalled, reason));
         }
         let guest = Guest::read(Path::new(&config)).or_else(|error| remembered().ok_or(error));
-        let guest = guest.map_err(|error| match error {
-            GuestError::Read { .. } => Failure::new(Code::NotInstalled, error.to_string()),
-            GuestError::Malformed { .. } => not_configured(error.to_string()),
+        let guest = guest.map_err(|error| {
+            // Of this host's file, not of the parameter: "wrong on any host" would have Pacemaker stop the guest on the other one.
+            Failure::new(Code::NotInstalled, error.to_string())
         })?;
         let milliseconds = |name: &str| env::var(name).ok().and_then(|value| value.parse().ok());
         Ok(Environment {

@@ -170,13 +170,13 @@ pub(super) fn failed_start(cluster: &Cluster, _: &mut Timings, _: usize) -> Resu
     let ledger = Ledger::open(14)?;
     let primary = setup::primary(cluster)?;
     let standby = primary.peer();
-    cluster.node(standby).sh("mv /etc/kemari/web.toml /etc/kemari/away && echo 'guest = 1' >/etc/kemari/web.toml")?;
+    cluster.node(standby).sh("ip link del tap-web")?;
     cluster.node(standby).signal_replicator("KILL")?;
     cluster.wait("for the failure to be shown", LIMIT, |cluster| {
-        Ok(cluster.sh("crm_mon -1 -f 2>&1")?.contains("kemari-replicator check"))
+        Ok(cluster.sh("crm_mon -1 -f 2>&1")?.contains("tap-web"))
     })?;
     ledger.wait_for_answers(LIMIT)?;
-    cluster.node(standby).sh("mv /etc/kemari/away /etc/kemari/web.toml")?;
+    cluster.node(standby).sh("ip tuntap add tap-web mode tap vnet_hdr && ip link set tap-web master br-web up")?;
     setup::forgive(cluster)?;
     setup::agrees(cluster)?;
     Ok(format!("{} entries", ledger.close(cluster)?))
