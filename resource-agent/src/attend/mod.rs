@@ -118,7 +118,8 @@ fn start(options: &Options, guest: &Guest) -> Result<OwnedFd, AttendError> {
     let mut child = command.spawn().map_err(io("start the replicator"))?;
     let pidfd = open(child.id())?;
     let begun = Instant::now();
-    while Client::connect(&guest.control).is_err() {
+    // Its socket is there before its devices are: only an answer says that it has started.
+    while Client::connect(&guest.control).and_then(|mut client| client.status()).is_err() {
         if let Some(status) = child.try_wait().map_err(io("wait for the replicator"))? {
             return Err(AttendError::Stillborn { program: options.binary.clone(), status });
         }
