@@ -3,6 +3,7 @@
 //! One thread, this event loop, owns everything but the vCPUs and the disks' I/O: the link, the control socket, the timers, the
 //! gate, and the work of the devices. So a checkpoint is cut with every device at rest, without a lock.
 
+mod checkpoint;
 mod consent;
 mod error;
 mod handover;
@@ -13,6 +14,7 @@ mod news;
 mod node;
 mod primary;
 mod report;
+mod rival;
 mod server;
 mod signals;
 mod standby;

@@ -6,15 +6,14 @@
 use std::time::{Duration, Instant};
 
 use kemari_core::{Epoch, Gate, Generation, Image, PageSet};
-use kemari_protocol::primary::{Checkpoint, Event, Phase, Primary as Protocol};
-use kemari_protocol::{Gathered, Message, refuse_as_primary};
+use kemari_protocol::primary::{Event, Phase, Primary as Protocol};
 use kemari_vmm::{Machine, Output, SourceId};
 
 use super::consent::Naming;
 use super::handover::Handover;
 use super::host::Host;
 use super::metrics::Metrics;
-use super::news::{News, Ticket};
+use super::news::Ticket;
 use super::{DaemonError, Outcome};
 use crate::authority::{Grant, Parting};
 use crate::config::Mode;
@@ -50,23 +49,23 @@ pub(crate) struct Primary {
     pub(super) metrics: Metrics,
     pub(super) handover: Option<Handover>,
     pub(super) naming: Naming,
-    mode: Mode,
-    max_epoch: Duration,
-    epoch_begun: Instant,
-    checkpoint_wanted: bool,
+    pub(super) mode: Mode,
+    pub(super) max_epoch: Duration,
+    pub(super) epoch_begun: Instant,
+    pub(super) checkpoint_wanted: bool,
     /// Who waits for the commit of which epoch.
-    waiters: Vec<(Epoch, Ticket)>,
+    pub(super) waiters: Vec<(Epoch, Ticket)>,
     /// In `sync` mode the guest stays paused from its checkpoint to the acknowledgement.
     pub(super) awaiting: Option<Epoch>,
     /// Reused from one checkpoint to the next.
-    dirty: PageSet,
+    pub(super) dirty: PageSet,
     pub(super) outputs: Vec<Output>,
     /// Devices that were ready after the final checkpoint.
     pub(super) unserved: Vec<SourceId>,
     /// When the oldest output of the epoch in progress was held.
     pub(super) held_since: Option<Instant>,
     /// The same for the epochs in flight, oldest first.
-    held_in_flight: std::collections::VecDeque<(Epoch, Option<Instant>)>,
+    pub(super) held_in_flight: std::collections::VecDeque<(Epoch, Option<Instant>)>,
 }
 
 impl Primary {
@@ -134,23 +133,6 @@ impl Primary {
         }
         for output in self.outputs.drain(..) {
             self.gate.hold(output);
-        }
-    }
-
-    /// Asks for a checkpoint, and answers when one that covers this moment is committed.
-    pub(super) fn request_checkpoint(&mut self, host: &mut Host, ticket: Ticket) {
-        if self.protocol.phase() == Phase::Protected {
-            self.checkpoint_wanted = true;
-            self.waiters.push((self.gate.epoch(), ticket));
-        } else {
-            host.news.refuse(ticket, "no checkpoint: there is no standby in sync");
-        }
-    }
-
-    /// Tells everyone who waits for a checkpoint that there will be none.
-    pub(super) fn dismiss_waiters(&mut self, news: &mut News) {
-        for (_, ticket) in self.waiters.drain(..) {
-            news.refuse(ticket, "the standby was lost, or this node is not the primary any more");
         }
     }
 
@@ -336,47 +318,6 @@ impl Primary {
         }
     }
 
-    fn committed(
-        &mut self,
-        now: Instant,
-        host: &mut Host,
-        proof: &kemari_core::Committed,
-    ) -> Result<Option<Outcome>, DaemonError> {
-        let image = proof.image();
-        host.committed_at = Some(now);
-        if let Some(latency) = self.protocol.status().commit_latency {
-            self.metrics.commit_us.record(latency.as_micros() as u64);
-        }
-        while self.held_in_flight.front().is_some_and(|(epoch, _)| *epoch <= image.epoch) {
-            if let Some((_, Some(since))) = self.held_in_flight.pop_front() {
-                self.metrics.hold_us.record(now.saturating_duration_since(since).as_micros() as u64);
-            }
-        }
-        if self.is_final(image.epoch) {
-            // What the last epoch shows is shown by the next primary, which does again whatever its image has in flight.
-            return self.final_committed(now, image);
-        }
-        self.gate.commit(proof)?;
-        if self.awaiting.is_some_and(|epoch| epoch <= image.epoch) {
-            self.awaiting = None;
-            if self.handover.is_none() {
-                host.machine.run();
-            }
-        }
-        self.answer_waiters(&mut host.news, image);
-        Ok(None)
-    }
-
-    fn answer_waiters(&mut self, news: &mut News, image: Image) {
-        self.waiters.retain(|&(epoch, ticket)| {
-            let waits = epoch > image.epoch;
-            if !waits {
-                news.grant(ticket, format!("committed: {image}"));
-            }
-            waits
-        });
-    }
-
     fn release(&mut self, machine: &mut Machine) {
         let mut any = false;
         while let Some(output) = self.gate.next_released() {
@@ -387,61 +328,6 @@ impl Primary {
             machine.signal();
         }
         machine.set_backpressure(self.gate.is_full());
-    }
-
-    fn cut_if_due(&mut self, host: &mut Host) -> Result<bool, DaemonError> {
-        if !self.protocol.may_checkpoint() || self.handover.is_some() || self.awaiting.is_some() {
-            return Ok(false);
-        }
-        let timed = self.protocol.phase() == Phase::Protected && self.epoch_begun.elapsed() >= self.max_epoch;
-        if !(self.checkpoint_wanted || timed || self.gate.awaits_checkpoint()) {
-            return Ok(false);
-        }
-        self.cut(host, false)?;
-        Ok(true)
-    }
-
-    /// Cuts a checkpoint and sends it. The guest runs on at once, unless this is its `last` one here or the mode is `sync`.
-    ///
-    /// Returns the epoch it ends and the state, which a handover keeps.
-    pub(super) fn cut(&mut self, host: &mut Host, last: bool) -> Result<(Epoch, Vec<u8>), DaemonError> {
-        let begun = Instant::now();
-        host.machine.pause(&mut self.outputs)?;
-        self.hold_collected(begun);
-        let epoch = self.gate.seal();
-        let state = host.machine.save()?;
-        self.dirty.clear();
-        host.machine.harvest(&mut self.dirty)?;
-        self.protocol.begin_checkpoint(&mut self.dirty);
-        let machine = &host.machine;
-        let gathered = Gathered::copy(&self.dirty, |run, into| machine.copy_pages(run, into))?;
-        let stays_paused = last || self.mode == Mode::Sync;
-        if !stays_paused {
-            host.machine.run();
-        }
-        let now = Instant::now();
-        self.metrics.stop_us.record(host.machine.timings().pause.as_micros() as u64);
-        self.record_cut(now, now.duration_since(begun), epoch, state.len());
-        let kept = if last { state.clone() } else { Vec::new() };
-        let chunks = gathered.into_chunks()?;
-        self.protocol.send_checkpoint(now, Checkpoint { epoch, state, chunks, last })?;
-        if stays_paused && !last {
-            self.awaiting = Some(epoch);
-        }
-        self.epoch_begun = now;
-        self.checkpoint_wanted = false;
-        self.transmit();
-        self.metrics.encode_us.record(now.elapsed().as_micros() as u64);
-        Ok((epoch, kept))
-    }
-
-    fn record_cut(&mut self, now: Instant, pause: Duration, epoch: Epoch, state_bytes: usize) {
-        let pages = self.dirty.count();
-        self.metrics.count(now);
-        self.metrics.pause_us.record(pause.as_micros() as u64);
-        self.metrics.dirty_pages.record(pages);
-        self.metrics.sent_bytes.record(pages * kemari_core::PAGE_SIZE as u64 + state_bytes as u64);
-        self.held_in_flight.push_back((epoch, self.held_since.take()));
     }
 
     /// Feeds a resync while the link has room, a little at a time: the guest's output, the operator and the peer's
@@ -472,43 +358,5 @@ impl Primary {
             link.send(message);
         }
         link.flush();
-    }
-
-    /// Takes the link of a node that must believe that it is primary, too. The newest one counts.
-    pub(super) fn meet_rival(&mut self, link: Link) {
-        self.rival = Some(link);
-    }
-
-    /// Answers a rival's offer. Returns its generation if that is newer than ours.
-    fn answer_rival(&mut self, host: &mut Host) -> Option<Generation> {
-        let rival = self.rival.as_mut()?;
-        let message = match rival.receive() {
-            Ok(message) => message,
-            Err(error) => {
-                log::warn!("{}: {error}", rival.peer());
-                self.rival = None;
-                return None;
-            }
-        };
-        match message {
-            Some(Message::Offer(offer)) => {
-                let rivalry = refuse_as_primary(&host.config.node.name, self.generation, &offer);
-                log::warn!(
-                    "{} offers itself as primary of generation {}, and is refused",
-                    offer.node,
-                    offer.generation
-                );
-                rival.send(rivalry.answer);
-                rival.close_when_sent();
-                rival.flush();
-                rivalry.superseded_by
-            }
-            _ => {
-                if rival.closed().is_some() {
-                    self.rival = None;
-                }
-                None
-            }
-        }
     }
 }

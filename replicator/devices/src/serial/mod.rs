@@ -33,6 +33,9 @@ const PORT: u8 = 0;
 /// Index of the sink.
 const SINK: u8 = 1;
 
+/// Bytes kept from which on the guest has to wait with more: they are in every checkpoint, whose state has a limit.
+const HELD_BYTES_MAX: usize = 1 << 20;
+
 /// Reads of unwanted input before the event loop gets its turn again.
 const DISCARD_ROUNDS: usize = 16;
 
@@ -123,7 +126,10 @@ pub struct Serial {
     outlet: Outlet,
     hold: bool,
     started: bool,
-    backpressure: bool,
+    /// The gate has no room for more.
+    gate_full: bool,
+    /// The guest has to wait, for the gate or for what is kept here.
+    throttled: bool,
     /// Grows with each load: output of an earlier history is never performed.
     history: u64,
     /// Bytes taken from the guest and not released, oldest first.
@@ -152,7 +158,8 @@ impl Serial {
             outlet: Outlet::open(sink)?,
             hold,
             started: false,
-            backpressure: false,
+            gate_full: false,
+            throttled: false,
             history: 0,
             held: VecDeque::new(),
             promised: 0,
@@ -174,7 +181,7 @@ impl Serial {
 
     /// Takes what the guest has sent.
     fn take(&mut self, outputs: &mut Vec<Output>) {
-        if !self.started || self.backpressure {
+        if !self.started || self.throttled {
             return;
         }
         self.port.take_sent(&mut self.held);
@@ -184,6 +191,16 @@ impl Serial {
         } else if bytes > 0 {
             self.promised += bytes;
             outputs.push(Output::new(self.id, Payload::Console { bytes, history: self.history }));
+            self.throttle();
+        }
+    }
+
+    /// Makes the guest wait, or lets it go on.
+    fn throttle(&mut self) {
+        let throttled = self.gate_full || self.held.len() >= HELD_BYTES_MAX;
+        if std::mem::replace(&mut self.throttled, throttled) != throttled {
+            self.port.set_backpressure(throttled);
+            self.port.wake();
         }
     }
 
@@ -262,15 +279,13 @@ impl Device for Serial {
             let bytes = bytes.min(self.promised);
             self.promised -= bytes;
             self.outlet.write(self.held.drain(..bytes));
+            self.throttle();
         }
     }
 
     fn set_backpressure(&mut self, full: bool) {
-        if self.backpressure && !full {
-            self.port.wake();
-        }
-        self.backpressure = full;
-        self.port.set_backpressure(full);
+        self.gate_full = full;
+        self.throttle();
     }
 
     fn start(&mut self) {
@@ -310,6 +325,7 @@ impl Device for Serial {
         self.promised = 0;
         self.typed.clear();
         self.port.load(&uart);
+        self.throttle();
         Ok(())
     }
 }

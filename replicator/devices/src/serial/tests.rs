@@ -176,6 +176,26 @@ fn backpressure_makes_the_transmitter_not_ready_and_its_end_interrupts() {
 }
 
 #[test]
+fn what_is_held_for_long_has_a_limit_and_the_guest_waits() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let path = directory.path().join("console");
+    let mut machine = machine(&Sink::File(path.clone()), true).started();
+    let chunk = [b'x'; 4096];
+    let mut sent = 0;
+    while machine.read(LINE_STATUS) & READY != 0 {
+        machine.write(&chunk);
+        sent += chunk.len();
+        machine.service();
+        assert!(sent <= 2 << 20, "no limit");
+    }
+    assert_eq!(machine.serial.stats().held_bytes, 1 << 20);
+    machine.commit();
+    assert_eq!(machine.read(LINE_STATUS) & READY, READY);
+    assert_eq!(content(&path).len(), sent);
+    assert_eq!(machine.serial.stats().dropped_bytes, 0);
+}
+
+#[test]
 fn a_guest_that_does_not_wait_loses_bytes_and_costs_no_memory() {
     let machine = machine(&Sink::None, true).started();
     machine.write(&vec![b'x'; 40_000]);
