@@ -6,6 +6,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kemari_control::Standing;
 use kemari_core::{Consent, ConsentReason, Generation};
@@ -16,11 +17,36 @@ use super::{AuthorityError, Grant};
 const RECORD_FILE: &str = "record";
 const LOCK_FILE: &str = "lock";
 
+/// What the record said last, to be read without waiting for the disk.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known(Arc<Mutex<(Option<Generation>, Option<Standing>)>>);
+
+impl Known {
+    pub(super) fn generation(&self) -> Option<Generation> {
+        self.get().0
+    }
+
+    pub(super) fn standing(&self) -> Option<Standing> {
+        self.get().1
+    }
+
+    fn get(&self) -> (Option<Generation>, Option<Standing>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn learn(&self, store: &Store) {
+        let record = store.record();
+        let new = (record.and_then(Record::generation), record.map(|record| record.standing));
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = new;
+    }
+}
+
 /// What this node knows for certain.
 #[derive(Debug)]
 pub struct Memory {
     guest: String,
     store: Store,
+    known: Known,
     /// Keeps the flock for as long as the daemon lives.
     _lock: File,
 }
@@ -50,7 +76,20 @@ impl Memory {
             Err(fs::TryLockError::Error(source)) => return Err(AuthorityError::Io { path: lock_path, source }),
         }
         let store = Store::open(directory, &directory.join(RECORD_FILE), guest)?;
-        Ok(Memory { guest: guest.to_owned(), store, _lock: lock })
+        let known = Known::default();
+        known.learn(&store);
+        Ok(Memory { guest: guest.to_owned(), store, known, _lock: lock })
+    }
+
+    /// What it knows, for those who must not wait for it.
+    pub(super) fn known(&self) -> Known {
+        self.known.clone()
+    }
+
+    fn write(&mut self, record: Record) -> Result<(), AuthorityError> {
+        self.store.write(record)?;
+        self.known.learn(&self.store);
+        Ok(())
     }
 
     /// Writes the first record of a guest: this node is the one to boot it.
@@ -63,20 +102,20 @@ impl Memory {
             return Err(AuthorityError::Exists { path: self.store.path().to_owned(), generation });
         }
         let generation = Generation { number: 1, id: super::random_id()? };
-        self.store.write(Record::new(&self.guest, generation, Standing::Created))?;
+        self.write(Record::new(&self.guest, generation, Standing::Created))?;
         Ok(generation)
     }
 
     /// The newest generation this node knows.
     #[must_use]
     pub fn generation(&self) -> Option<Generation> {
-        self.store.record().and_then(Record::generation)
+        self.known.generation()
     }
 
     /// What this node was when the record was last written.
     #[must_use]
     pub fn standing(&self) -> Option<Standing> {
-        self.store.record().map(|record| record.standing)
+        self.known.standing()
     }
 
     /// Makes `generation` the one this node follows.
@@ -84,7 +123,7 @@ impl Memory {
     /// # Errors
     /// The record cannot be written; nothing may then be done in that generation.
     pub fn follow(&mut self, generation: Generation) -> Result<(), AuthorityError> {
-        self.store.write(Record::new(&self.guest, generation, Standing::Standby))
+        self.write(Record::new(&self.guest, generation, Standing::Standby))
     }
 
     /// Marks what this node holds of `generation` as never to be resumed.
@@ -99,7 +138,7 @@ impl Memory {
             }
             _ => {}
         }
-        self.store.write(Record::new(&self.guest, generation, Standing::Outdated))
+        self.write(Record::new(&self.guest, generation, Standing::Outdated))
     }
 
     /// The generation from which a guest without image would boot, and whether it has never run.
@@ -125,7 +164,7 @@ impl Memory {
     /// The record is of another generation than `from`, or cannot be written; the node must then not become primary.
     pub(super) fn grant(&mut self, from: Generation, to: Generation) -> Result<Grant, AuthorityError> {
         self.expect(from)?;
-        self.store.write(Record::new(&self.guest, to, Standing::Primary).unprotected())?;
+        self.write(Record::new(&self.guest, to, Standing::Primary).unprotected())?;
         Ok(Grant { generation: to })
     }
 
@@ -135,7 +174,7 @@ impl Memory {
     /// The record is of another generation, or cannot be written; then there is no consent.
     pub(super) fn consent(&mut self, generation: Generation, reason: ConsentReason) -> Result<Consent, AuthorityError> {
         self.expect(generation)?;
-        self.store.write(Record::new(&self.guest, generation, Standing::Primary).unprotected())?;
+        self.write(Record::new(&self.guest, generation, Standing::Primary).unprotected())?;
         Ok(Consent::recorded(generation, reason))
     }
 
@@ -145,7 +184,7 @@ impl Memory {
     /// The record is of another generation, or cannot be written.
     pub(super) fn protect(&mut self, generation: Generation) -> Result<(), AuthorityError> {
         self.expect(generation)?;
-        self.store.write(Record::new(&self.guest, generation, Standing::Primary))
+        self.write(Record::new(&self.guest, generation, Standing::Primary))
     }
 
     /// The record never goes back: an answer that comes late must not undo what was learned meanwhile.

@@ -25,6 +25,7 @@ use kemari_core::{Consent, ConsentReason, Generation};
 use self::clerk::Clerk;
 pub use self::error::AuthorityError;
 pub use self::handler::Handler;
+use self::memory::Known;
 pub use self::memory::Memory;
 
 /// The authority's word that this node is the primary of a generation, already on stable storage.
@@ -119,6 +120,8 @@ pub enum Answer {
 #[derive(Debug)]
 pub struct Authority {
     memory: Arc<Mutex<Memory>>,
+    /// The event loop looks at it often, while the thread may be holding the memory for as long as the disk takes.
+    known: Known,
     questions: Sender<Question>,
     answers: Receiver<Answer>,
     has_handler: bool,
@@ -134,6 +137,7 @@ impl Authority {
         handler: Option<Handler>,
         wake: impl Fn() + Send + 'static,
     ) -> Result<Authority, AuthorityError> {
+        let known = memory.known();
         let memory = Arc::new(Mutex::new(memory));
         let (questions, asked) = mpsc::channel();
         let (given, answers) = mpsc::channel();
@@ -143,7 +147,7 @@ impl Authority {
             .name("authority".to_owned())
             .spawn(move || clerk.serve(&asked, &given, wake))
             .map_err(AuthorityError::Thread)?;
-        Ok(Authority { memory, questions, answers, has_handler })
+        Ok(Authority { memory, known, questions, answers, has_handler })
     }
 
     /// Whether it is asked for consent whenever a standby is lost. The operator is not asked; he says so by himself.
@@ -168,13 +172,13 @@ impl Authority {
     /// The newest generation this node knows.
     #[must_use]
     pub fn generation(&self) -> Option<Generation> {
-        self.memory().generation()
+        self.known.generation()
     }
 
     /// What this node was when its record was last written.
     #[must_use]
     pub fn standing(&self) -> Option<Standing> {
-        self.memory().standing()
+        self.known.standing()
     }
 
     /// Makes `generation` the one this node follows.

@@ -132,7 +132,7 @@ impl Primary {
             return Ok(());
         }
         self.gate.open(consent)?;
-        self.protocol.gate_opened();
+        self.protocol.gate_opened(Instant::now());
         if self.awaiting.take().is_some() {
             host.machine.run();
         }

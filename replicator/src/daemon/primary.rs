@@ -83,7 +83,7 @@ impl Primary {
         let mut protocol = Protocol::new(now, host.protocol.clone(), generation, base, stale)?;
         let mut gate = Gate::new(generation, Epoch::FIRST, host.config.replication.held_limit_bytes);
         gate.open(grant.into_consent())?;
-        protocol.gate_opened();
+        protocol.gate_opened(now);
         Ok(Primary {
             generation,
             protocol,

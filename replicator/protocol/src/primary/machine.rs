@@ -161,10 +161,17 @@ impl Primary {
     }
 
     /// The gate was opened by consent: what is released from here on is covered by no checkpoint.
-    pub fn gate_opened(&mut self) {
+    ///
+    /// A standby that is being brought up to date from an image of before is left, so that it cannot take that image for the
+    /// newest: the next offer says how things are.
+    pub fn gate_opened(&mut self, now: Instant) {
         self.gate_open = true;
         self.uncovered = true;
         self.lacking.uncover();
+        if self.link.is_up() && self.lacking.base().is_some() {
+            self.lose(now, "the gate was opened, and the standby has to be told from the start".to_owned());
+            self.events.push_back(Event::Close);
+        }
     }
 
     /// The gate is closed again: the answer to [`Event::InSync`].

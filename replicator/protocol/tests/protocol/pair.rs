@@ -211,6 +211,31 @@ fn while_the_guest_runs_alone_its_old_image_is_not_promotable() {
     world.fail_over();
 }
 
+/// Consent that comes while the standby is brought up to date from the image that it still holds.
+#[test]
+fn an_image_from_before_the_gate_opened_is_not_promotable_even_during_its_resync() {
+    let mut opened = 0;
+    for steps in 0..12 {
+        let mut world = protected();
+        world.cut_link();
+        world.pass(Duration::from_millis(100));
+        world.run(steps);
+        world.go_on_alone(ALPHA);
+        for _ in 0..60 {
+            let unprotected = world.primary(ALPHA).is_some_and(|primary| primary.gate.consent().is_some());
+            let standby = world.standby(BETA).expect("beta is the standby").protocol.status();
+            if unprotected && standby.peer.is_some() && world.outside.link.is_whole() {
+                opened += 1;
+                assert!(standby.promotable.is_err(), "after {steps} steps: promotable, while the gate is open");
+            }
+            world.run(1);
+        }
+        world.until_protected();
+        world.fail_over();
+    }
+    assert!(opened > 0, "the gate was never open during a resync");
+}
+
 /// More than fits a staged checkpoint: copied in place, while the guest goes on writing.
 #[test]
 fn a_large_difference_voids_the_image_until_it_is_whole_again() {

@@ -364,7 +364,7 @@ impl World {
         let counter = u64::from_le_bytes(promoted.state.try_into().expect("eight bytes"));
         *known = generation;
         let mut primary = Primary::new(self.outside.now, config.clone(), generation, Some(promoted.image), counter);
-        primary.open_gate(ConsentReason::NamedAlone);
+        primary.open_gate(self.outside.now, ConsentReason::NamedAlone);
         *role = Role::Primary(Box::new(primary));
     }
 
@@ -373,7 +373,7 @@ impl World {
         let Role::Primary(primary) = &mut self.nodes[node].role else { return };
         let gated = matches!(primary.protocol.phase(), Phase::Covering | Phase::Protected);
         if !gated && primary.handover.is_none() && self.outside.name_alone(primary.generation, node) {
-            primary.open_gate(ConsentReason::Operator);
+            primary.open_gate(self.outside.now, ConsentReason::Operator);
         }
         self.settle();
     }

@@ -79,9 +79,9 @@ impl Primary {
     }
 
     /// The gate opens: the record names this node alone.
-    pub(crate) fn open_gate(&mut self, reason: ConsentReason) {
+    pub(crate) fn open_gate(&mut self, now: Instant, reason: ConsentReason) {
         self.gate.open(Consent::recorded(self.generation, reason)).expect("of this gate");
-        self.protocol.gate_opened();
+        self.protocol.gate_opened(now);
     }
 
     /// The guest writes a page, and says so if it `speaks`.
