@@ -24,6 +24,9 @@ const SETTLED: Duration = Duration::from_secs(10);
 /// What only operators look at is told once nothing has happened for so long. Each change of an attribute makes Pacemaker think
 /// again about what it is doing, and while it moves a guest it is not to be disturbed.
 const CALM: Duration = Duration::from_secs(2);
+/// The same while the other node is being fenced: Pacemaker (2.1.5) answers a change meanwhile by thinking again a whole second
+/// after the fencing, and the guest stands still for so much longer.
+const CALM_WHILE_FENCING: Duration = Duration::from_secs(20);
 
 /// What has happened since the teller looked.
 #[derive(Default)]
@@ -163,7 +166,8 @@ impl Teller {
         let holds = status.image.as_ref().filter(|_| status.role == Role::Standby && status.not_promotable.is_none());
         self.tell(&attributes::holds(&status.guest), holds.map_or("", |image| &image.generation))?;
         self.tell(&self.score_name(), &score::text(score))?;
-        let calm = self.disturbed_at.elapsed() >= CALM;
+        let calm_after = if facts.other == Standing::Unclean { CALM_WHILE_FENCING } else { CALM };
+        let calm = self.disturbed_at.elapsed() >= calm_after;
         if calm && self.shown_at.is_none_or(|at| at < self.disturbed_at || at.elapsed() >= SETTLED) {
             self.shown_at = Some(Instant::now());
             for (name, value) in describe(&status, score::obstacle(&status, &facts)) {
