@@ -10,6 +10,7 @@
 mod aim;
 mod controls;
 mod kill;
+mod memory;
 mod program;
 mod random;
 mod report;
@@ -51,6 +52,9 @@ struct Arguments {
     /// The replicator in which bugs can be planted [default: built now, with the feature `sabotage`]
     #[arg(long, requires = "controls", value_name = "PATH")]
     sabotage_binary: Option<PathBuf>,
+    /// Instead of kills: have the hardware lose pages of the guest's memory
+    #[arg(long, conflicts_with = "controls")]
+    memory_errors: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -99,6 +103,10 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
         Some(path) => path.clone(),
         None => program::build()?,
     };
+    if arguments.memory_errors {
+        memory::run(binary)?;
+        return Ok(true);
+    }
     let mut outcome = Outcome::new(seed, arguments.kills);
     for (round_seed, kills) in (seed..).zip(rounds(arguments.kills)) {
         let options = RoundOptions::soak(binary.clone(), mode, round_seed, kills);

@@ -29,6 +29,9 @@ pub struct Status {
     pub image: Option<ImageName>,
     /// How long ago the newest checkpoint was committed, in milliseconds.
     pub commit_age_ms: Option<u64>,
+    /// Pages of the guest's memory that the hardware had lost, and that were mended from the standby.
+    #[serde(default)]
+    pub mended_pages: u64,
     /// On a standby, why it could not be promoted now.
     pub not_promotable: Option<String>,
     /// How far a resync is.

@@ -16,7 +16,7 @@
 //! anything is allocated or waited for. The checksum of a body serves twice: a checkpoint's checksum is taken over those of
 //! its frames, so that each byte is summed once at either end.
 //!
-//! Bodies of [`Pages`](Message::Pages) and [`SyncPages`](Message::SyncPages) are the run table and the content; of
+//! Bodies of [`Pages`](Message::Pages), [`SyncPages`](Message::SyncPages) and [`PageBack`](Message::PageBack) are the run table and the content; of
 //! [`State`](Message::State) the bytes as they are; of everything else, postcard.
 
 use kemari_core::{Generation, Image};
@@ -54,10 +54,12 @@ enum Kind {
     Promoted = 15,
     PromoteRefused = 16,
     Bye = 17,
+    PageLost = 18,
+    PageBack = 19,
 }
 
 impl Kind {
-    const ALL: [Kind; 17] = [
+    const ALL: [Kind; 19] = [
         Kind::Offer,
         Kind::Select,
         Kind::Refuse,
@@ -75,6 +77,8 @@ impl Kind {
         Kind::Promoted,
         Kind::PromoteRefused,
         Kind::Bye,
+        Kind::PageLost,
+        Kind::PageBack,
     ];
 
     fn from_byte(byte: u8) -> Option<Kind> {
@@ -84,7 +88,7 @@ impl Kind {
     /// Most bytes a body of this kind may have.
     fn limit(self) -> usize {
         match self {
-            Kind::SyncPages | Kind::Pages => Chunk::MAX_BYTES,
+            Kind::SyncPages | Kind::Pages | Kind::PageBack => Chunk::MAX_BYTES,
             Kind::State => STATE_FRAME_BYTES,
             Kind::Offer => SMALL_BYTES,
             _ => 4096,
@@ -165,6 +169,7 @@ impl Frame {
         match message {
             Message::SyncPages(chunk) => Frame::pages(Kind::SyncPages, chunk),
             Message::Pages(chunk) => Frame::pages(Kind::Pages, chunk),
+            Message::PageBack(chunk) => Frame::pages(Kind::PageBack, chunk),
             Message::State(bytes) => {
                 let head = header(Kind::State, bytes.len(), crc32c::crc32c(&bytes));
                 Frame { head, body: bytes, start: 0 }
@@ -182,6 +187,7 @@ impl Frame {
             Message::Yield { image, promote } => Frame::small(Kind::Yield, &(image, promote)),
             Message::Promoted { generation } => Frame::small(Kind::Promoted, &generation),
             Message::PromoteRefused { reason } => Frame::small(Kind::PromoteRefused, &reason),
+            Message::PageLost { page } => Frame::small(Kind::PageLost, &page),
             Message::Bye { reason } => Frame::small(Kind::Bye, &reason),
         }
     }
@@ -365,6 +371,8 @@ fn decode(announced: Announced, body: Vec<u8>) -> Result<Message, DecodeError> {
         Kind::Promoted => Message::Promoted { generation: whole::<Generation>(kind, &body)? },
         Kind::PromoteRefused => Message::PromoteRefused { reason: text(kind, &body)? },
         Kind::Bye => Message::Bye { reason: text(kind, &body)? },
+        Kind::PageLost => Message::PageLost { page: whole(kind, &body)? },
+        Kind::PageBack => Message::PageBack(Chunk::from_body(body, checksum)?),
     })
 }
 

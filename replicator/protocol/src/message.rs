@@ -58,6 +58,13 @@ pub enum Message {
         /// Why.
         reason: String,
     },
+    /// Primary: this page was lost here, and has not changed since the image that you hold: send it back.
+    PageLost {
+        /// Which.
+        page: u64,
+    },
+    /// Standby: the page asked for, as it is in my image.
+    PageBack(Chunk),
     /// Either: I leave, cleanly. The last message on a link.
     Bye {
         /// Why.
@@ -85,6 +92,8 @@ impl Message {
             Message::Yield { .. } => "a yield",
             Message::Promoted { .. } => "a promotion",
             Message::PromoteRefused { .. } => "a refused promotion",
+            Message::PageLost { .. } => "a request for a lost page",
+            Message::PageBack(_) => "a lost page",
             Message::Bye { .. } => "a goodbye",
         }
     }
@@ -92,7 +101,7 @@ impl Message {
     /// Memory it keeps while it waits.
     pub(crate) fn weight_bytes(&self) -> u64 {
         let payload = match self {
-            Message::SyncPages(chunk) | Message::Pages(chunk) => chunk.data().len(),
+            Message::SyncPages(chunk) | Message::Pages(chunk) | Message::PageBack(chunk) => chunk.data().len(),
             Message::State(bytes) => bytes.len(),
             _ => 0,
         };

@@ -6,11 +6,13 @@
 //! * While [`wants_precopy`](Primary::wants_precopy), and whenever the link has room: [`precopy`](Primary::precopy).
 //! * [`Event::CheckpointWanted`], or output is held, or `max_epoch` has passed: if [`may_checkpoint`](Primary::may_checkpoint),
 //!   pause, `Gate::seal`, save state, harvest; [`begin_checkpoint`](Primary::begin_checkpoint) adds what the standby still
-//!   lacks; copy the pages ([`Chunk::gather`]), resume, [`send_checkpoint`](Primary::send_checkpoint). If anything fails after
+//!   lacks; copy the pages ([`Gathered`](crate::Gathered)), resume, [`send_checkpoint`](Primary::send_checkpoint). If anything fails after
 //!   the harvest: [`harvested`](Primary::harvested) gives the dirty pages back.
 //! * [`Event::Committed`]: `Gate::commit`, then perform what the gate releases.
 //! * [`Event::InSync`]: close the gate **first** (withdraw consent, durably), then [`gate_closed`](Primary::gate_closed).
 //! * Consent was put in force and the gate opened: [`gate_opened`](Primary::gate_opened).
+//! * The hardware has lost a page: stop the guest, harvest, [`harvested`](Primary::harvested), then
+//!   [`ask_for_page`](Primary::ask_for_page), and wait for [`Event::PageBack`] before the guest runs.
 //! * Handover: stop the guest, send a checkpoint with `last`, wait for its [`Event::Committed`], then
 //!   [`yield_to_peer`](Primary::yield_to_peer), and wait for [`Event::HandoverDone`] or [`Event::HandoverFailed`].
 
@@ -95,6 +97,8 @@ pub enum Event {
         /// The peer's.
         generation: Generation,
     },
+    /// A page that was [asked for](Primary::ask_for_page), as it was when it was lost.
+    PageBack(Chunk),
     /// The standby was promoted: this side is done.
     HandoverDone {
         /// Of the new primary.

@@ -56,6 +56,11 @@ pub enum Event {
     },
     /// Load the state of the image and read it back, then call [`Standby::rehearsed`].
     Rehearse,
+    /// The primary has lost this page: copy it from memory, then call [`Standby::give_page`].
+    PageWanted {
+        /// Which.
+        page: u64,
+    },
     /// Answer to [`Standby::freeze`]: no primary can commit anything any more.
     Frozen,
     /// Answer to [`Standby::freeze`]: a live primary answered, or can be heard. Not frozen any more.

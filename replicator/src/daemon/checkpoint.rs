@@ -31,7 +31,7 @@ impl Primary {
     }
 
     pub(super) fn cut_if_due(&mut self, host: &mut Host) -> Result<bool, DaemonError> {
-        if !self.protocol.may_checkpoint() || self.handover.is_some() || self.awaiting.is_some() {
+        if !self.protocol.may_checkpoint() || self.handover.is_some() || self.awaiting.is_some() || self.is_mending() {
             return Ok(false);
         }
         let timed = self.protocol.phase() == Phase::Protected && self.epoch_begun.elapsed() >= self.max_epoch;
@@ -108,9 +108,7 @@ impl Primary {
         self.gate.commit(proof)?;
         if self.awaiting.is_some_and(|epoch| epoch <= image.epoch) {
             self.awaiting = None;
-            if self.handover.is_none() {
-                host.machine.run();
-            }
+            self.go_on(host);
         }
         self.answer_waiters(&mut host.news, image);
         Ok(None)

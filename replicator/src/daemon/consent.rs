@@ -134,7 +134,7 @@ impl Primary {
         self.gate.open(consent)?;
         self.protocol.gate_opened(Instant::now());
         if self.awaiting.take().is_some() {
-            host.machine.run();
+            self.go_on(host);
         }
         self.held_since = None;
         host.news.emit("unprotected", "the guest runs unprotected, by consent");

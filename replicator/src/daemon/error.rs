@@ -21,6 +21,9 @@ pub enum DaemonError {
     /// KVM gave up on the guest.
     #[error("the guest stopped: {0}")]
     Guest(String),
+    /// The hardware has lost memory, and nobody can give it back.
+    #[error("the hardware has lost part of the guest's memory: {0}; the guest has to go on from the last checkpoint")]
+    MemoryLost(&'static str),
     /// The record cannot be read or written.
     #[error(transparent)]
     Authority(#[from] AuthorityError),

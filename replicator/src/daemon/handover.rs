@@ -63,6 +63,9 @@ impl Primary {
         if self.handover.is_some() {
             return Err("one is on its way already".to_owned());
         }
+        if self.is_mending() {
+            return Err("a page of the guest's memory is being mended; try again".to_owned());
+        }
         if !self.is_protected() {
             return Err("there is no standby in sync; wait for `status` to say protected".to_owned());
         }
@@ -132,10 +135,8 @@ impl Primary {
             return false;
         }
         let ticket = self.handover.take().and_then(|handover| handover.ticket);
-        host.machine.run();
-        for source in std::mem::take(&mut self.unserved) {
-            self.service(Instant::now(), host, source);
-        }
+        self.awaiting = None;
+        self.go_on(host);
         let detail = format!("no handover, the guest goes on here: {reason}");
         host.news.emit("handover-failed", &detail);
         if let Some(ticket) = ticket {

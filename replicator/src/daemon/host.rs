@@ -26,6 +26,8 @@ pub(super) struct Host {
     pub(super) authority_says: Option<String>,
     /// When a checkpoint was committed last, on either side.
     pub(super) committed_at: Option<std::time::Instant>,
+    /// Pages that the hardware had lost and the standby has given back.
+    pub(super) mended_pages: u64,
     pub(super) links: Links,
     pub(super) news: News,
     pub(super) recorder: Recorder,

@@ -9,6 +9,7 @@ mod error;
 mod handover;
 mod host;
 mod links;
+mod mend;
 mod metrics;
 mod news;
 mod node;
@@ -103,6 +104,7 @@ pub fn run(config: Config, handler: Option<Handler>) -> Result<(), DaemonError> 
         authority,
         authority_says: None,
         committed_at: None,
+        mended_pages: 0,
         links,
         news: News::default(),
         recorder,

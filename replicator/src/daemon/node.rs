@@ -400,6 +400,7 @@ impl Node {
                     }
                 }
                 MachineEvent::InternalError(detail) => return Err(DaemonError::Guest(detail)),
+                MachineEvent::MemoryLost { pages, void } => self.memory_lost(&pages, void)?,
                 MachineEvent::DiskError(detail) => {
                     log::error!("{detail}");
                     self.host.news.emit("disk-error", &detail);
@@ -407,6 +408,22 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    fn memory_lost(&mut self, pages: &[u64], void: bool) -> Result<(), DaemonError> {
+        match &mut self.role {
+            Some(Role::Primary(primary)) => primary.memory_lost(&mut self.host, pages, void),
+            Some(Role::Standby(standby)) if !void && !standby.is_being_promoted() => {
+                self.host.machine.replace_lost(pages)?;
+                self.become_standby(None)?;
+                let detail =
+                    "the hardware has lost part of the image held here; it is discarded, and the primary sends it anew";
+                log::error!("{detail}");
+                self.host.news.emit("memory-error", detail);
+                Ok(())
+            }
+            _ => Err(DaemonError::MemoryLost("it was used before it was known")),
+        }
     }
 
     fn guest_is_down(&mut self, detail: &str) {

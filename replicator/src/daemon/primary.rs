@@ -60,7 +60,9 @@ pub(crate) struct Primary {
     /// Reused from one checkpoint to the next.
     pub(super) dirty: PageSet,
     pub(super) outputs: Vec<Output>,
-    /// Devices that were ready after the final checkpoint.
+    /// Lost pages that the guest waits for.
+    pub(super) mending: Vec<u64>,
+    /// Devices that were ready while the guest stood still for a reason.
     pub(super) unserved: Vec<SourceId>,
     /// When the oldest output of the epoch in progress was held.
     pub(super) held_since: Option<Instant>,
@@ -102,6 +104,7 @@ impl Primary {
             awaiting: None,
             dirty: PageSet::empty(pages),
             outputs: Vec::new(),
+            mending: Vec::new(),
             unserved: Vec::new(),
             held_since: None,
             held_in_flight: std::collections::VecDeque::new(),
@@ -116,8 +119,8 @@ impl Primary {
 
     /// Serves a device that is ready.
     pub(super) fn service(&mut self, now: Instant, host: &mut Host, source: SourceId) {
-        if self.is_sealed() {
-            // The final checkpoint is cut: a frame that is received now would be in memory and not in it.
+        if self.is_sealed() || self.is_mending() {
+            // The final checkpoint is cut: a frame that is received now would be in memory and not in it. Or a page is missing.
             if !self.unserved.contains(&source) {
                 self.unserved.push(source);
             }
@@ -147,6 +150,17 @@ impl Primary {
         self.transmit();
     }
 
+    /// Lets the guest run, unless it stands still for a reason.
+    pub(super) fn go_on(&mut self, host: &mut Host) {
+        if self.awaiting.is_some() || self.handover.is_some() || self.is_mending() {
+            return;
+        }
+        host.machine.run();
+        for source in std::mem::take(&mut self.unserved) {
+            self.service(Instant::now(), host, source);
+        }
+    }
+
     /// The guest's own reset: what it had said before still counts, and the next checkpoint has it booting.
     pub(super) fn reset_guest(&mut self, host: &mut Host) -> Result<(), DaemonError> {
         host.machine.pause(&mut self.outputs)?;
@@ -155,9 +169,8 @@ impl Primary {
         self.release(&mut host.machine);
         host.machine.reset()?;
         host.machine.start_devices();
-        if self.awaiting.is_none() && self.handover.is_none() {
-            host.machine.run();
-        }
+        self.mending.clear();
+        self.go_on(host);
         Ok(())
     }
 
@@ -268,16 +281,20 @@ impl Primary {
                 host.authority_says = None;
                 host.news.emit("protected", "the standby's acknowledgements gate the guest's output");
             }
+            Event::PageBack(chunk) => self.page_back(host, &chunk)?,
             Event::PeerLost { reason, protected } => {
+                self.give_up_mending()?;
                 self.naming.parted(Parting::Lost);
                 self.peer_gone(host, "peer-lost", reason, protected);
             }
             Event::PeerLeft { reason, protected } => {
+                self.give_up_mending()?;
                 self.naming.parted(Parting::Left);
                 self.peer_gone(host, "peer-left", reason, protected);
             }
             Event::Refused { reason } => {
                 log::error!("no replication: {reason}");
+                self.give_up_mending()?;
                 self.naming.parted(Parting::Lost);
                 self.peer_gone(host, "refused", reason, false);
             }
@@ -313,12 +330,16 @@ impl Primary {
         self.dismiss_waiters(&mut host.news);
         self.peer = Peer::Gone(reason);
         // In sync mode the guest may be waiting for an acknowledgement that will not come. It goes on; its output does not.
-        if self.awaiting.take().is_some() && self.handover.is_none() {
-            host.machine.run();
+        if self.awaiting.take().is_some() {
+            self.go_on(host);
         }
     }
 
     fn release(&mut self, machine: &mut Machine) {
+        if self.is_mending() {
+            // What is performed is answered in the guest's memory.
+            return;
+        }
         let mut any = false;
         while let Some(output) = self.gate.next_released() {
             machine.release(output);

@@ -30,6 +30,7 @@ pub(super) fn status(now: Instant, host: &Host, role: Option<&Role>) -> Status {
         peer: None,
         trouble: None,
         image: None,
+        mended_pages: host.mended_pages,
         commit_age_ms: host.committed_at.map(|at| now.saturating_duration_since(at).as_millis() as u64),
         not_promotable: None,
         sync: None,

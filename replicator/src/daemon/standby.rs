@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use kemari_control::Standing;
-use kemari_core::{Generation, Image, NotAGeneration};
+use kemari_core::{Generation, Image, NotAGeneration, PageRun};
 use kemari_protocol::Chunk;
 use kemari_protocol::standby::{Event, Held, Phase, Promoted, Standby as Protocol};
 
@@ -246,6 +246,12 @@ impl Standby {
                 for chunk in &chunks {
                     write(host, chunk)?;
                 }
+            }
+            Event::PageWanted { page } => {
+                let run = PageRun { first: page, count: 1 };
+                let mut content = Vec::new();
+                host.machine.copy_pages(run, &mut content)?;
+                self.protocol.give_page(Chunk::new(vec![run], content)?);
             }
             Event::Rehearse => self.rehearse(now, host),
             Event::Frozen => return Ok(true),

@@ -70,6 +70,11 @@ pub enum Error {
         /// What it may say.
         remedy: String,
     },
+    /// The hardware has lost a page of guest memory, and this program worked on it before it knew.
+    #[error(
+        "a page of guest memory is lost to a hardware error, and something was already made of what is in its place"
+    )]
+    MemoryVoid,
     /// There is not enough memory.
     #[error("{mib} MiB of guest memory cannot be had: free some memory or lower memory_mib")]
     Memory {

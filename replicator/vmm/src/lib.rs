@@ -16,6 +16,7 @@ mod bus;
 mod chips;
 mod config;
 mod cpu;
+mod damage;
 mod devices;
 mod error;
 mod image;

@@ -14,6 +14,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use crate::bus::Bus;
 use crate::chips::Chips;
 use crate::cpu::CpuModel;
+use crate::damage::Watch;
 use crate::devices::Devices;
 use crate::image;
 use crate::kvm::failed;
@@ -33,6 +34,14 @@ pub enum MachineEvent {
     Shutdown,
     /// KVM cannot go on with the guest. The text has the cause, the instruction bytes and the registers.
     InternalError(String),
+    /// The hardware has lost pages of guest memory, and every vCPU that touched one stands still. If they are to go on,
+    /// [`Machine::replace_lost`] comes next, and then their content.
+    MemoryLost {
+        /// Which.
+        pages: Vec<u64>,
+        /// Whether something was made of what is not there: then nothing that this machine shows or saves is true any more.
+        void: bool,
+    },
     /// A disk failed a request; the guest was told. The text names the disk, the request and the cause.
     DiskError(String),
 }
@@ -54,6 +63,7 @@ pub struct Machine {
     pub(crate) crew: Crew,
     pub(crate) devices: Devices,
     pub(crate) vm: Arc<VmFd>,
+    watch: Arc<Watch>,
     pub(crate) ram: Ram,
     config: MachineConfig,
     model: CpuModel,
@@ -90,11 +100,13 @@ impl Machine {
         let eventfd = |source| Error::Resource { what: "an eventfd", source };
         let wake = EventFd::new(EFD_NONBLOCK).map_err(eventfd)?;
         let theirs = wake.try_clone().map_err(eventfd)?;
-        let crew = Crew::new(vm.clone(), ram.memory().clone(), buses, vcpus, theirs)?;
+        let watch = Arc::new(Watch::new(ram.memory(), &wake)?);
+        let crew = Crew::new(vm.clone(), ram.memory().clone(), watch.clone(), buses, vcpus, theirs)?;
         let mut machine = Machine {
             crew,
             devices,
             vm,
+            watch,
             ram,
             config: config.clone(),
             model,
@@ -216,6 +228,7 @@ impl Machine {
     pub fn harvest(&mut self, into: &mut PageSet) -> Result<(), Error> {
         let begun = Instant::now();
         self.ram.harvest(&self.vm, into)?;
+        self.check_memory()?;
         self.timings.harvest = begun.elapsed();
         Ok(())
     }
@@ -225,7 +238,8 @@ impl Machine {
     /// # Errors
     /// There are no such pages.
     pub fn copy_pages(&self, run: PageRun, into: &mut Vec<u8>) -> Result<(), Error> {
-        self.ram.copy_pages(run, into)
+        self.ram.copy_pages(run, into)?;
+        self.check_memory()
     }
 
     /// Replaces the content of pages.
@@ -233,7 +247,26 @@ impl Machine {
     /// # Errors
     /// There are no such pages, or `data` does not have their length.
     pub fn write_pages(&self, run: PageRun, data: &[u8]) -> Result<(), Error> {
-        self.ram.write_pages(run, data)
+        self.ram.write_pages(run, data)?;
+        self.check_memory()
+    }
+
+    /// Nothing that was made of a lost page may leave this machine.
+    fn check_memory(&self) -> Result<(), Error> {
+        if self.watch.is_void() { Err(Error::MemoryVoid) } else { Ok(()) }
+    }
+
+    /// Puts pages of zeroes in the place of lost ones. Only while paused; the guest must not run before they have their content.
+    ///
+    /// # Errors
+    /// There is no memory to be had.
+    pub fn replace_lost(&mut self, pages: &[u64]) -> Result<(), Error> {
+        if self.crew.is_running() {
+            return Err(Error::Running("replace lost pages"));
+        }
+        pages.iter().try_for_each(|page| self.ram.replace(*page))?;
+        self.watch.replaced();
+        Ok(())
     }
 
     /// Pages of guest memory.
@@ -255,6 +288,10 @@ impl Machine {
             // Empty if the event was taken with the one before.
             let _ = self.wake.read();
             events.extend(self.crew.take_events());
+            events.extend(self.watch.take().map(|damage| MachineEvent::MemoryLost {
+                pages: damage.addresses.into_iter().filter_map(|address| self.ram.page_at(address)).collect(),
+                void: damage.void,
+            }));
             return;
         }
         let Some(device) = self.devices.find(id.device) else { return };
@@ -268,7 +305,9 @@ impl Machine {
 
     /// Performs an output. After the last one of a batch comes [`signal`](Machine::signal).
     pub fn release(&mut self, output: Released<Output>) {
-        self.devices.release(output);
+        if !self.watch.is_void() {
+            self.devices.release(output);
+        }
     }
 
     /// Tells the guest of what was released.

@@ -42,18 +42,7 @@ impl Ram {
             let remedy = format!("it must be {MIB_MIN} to {MIB_MAX}");
             return Err(Error::Config { key: "memory_mib", value: mib.to_string(), remedy });
         }
-        let bytes = mib << 20;
-        let mut ranges = vec![(0, bytes.min(HOLE_START))];
-        if bytes > HOLE_START {
-            ranges.push((HOLE_END, bytes - HOLE_START));
-        }
-        let regions = ranges
-            .into_iter()
-            .map(|(base, bytes)| region(base, bytes as usize))
-            .collect::<io::Result<Vec<_>>>()
-            .map_err(|source| Error::Memory { mib, source })?;
-        let memory =
-            Memory::from_regions(regions).map_err(|error| Error::Memory { mib, source: io::Error::other(error) })?;
+        let memory = Ram::map(mib)?;
         for (slot, region) in (0..).zip(memory.iter()) {
             let slot = kvm_userspace_memory_region {
                 slot,
@@ -65,7 +54,22 @@ impl Ram {
             // SAFETY: the mapping stays where it is until `Ram` is dropped; `Machine` drops the VM before.
             unsafe { vm.set_user_memory_region(slot) }.map_err(failed("KVM_SET_USER_MEMORY_REGION"))?;
         }
-        Ok(Ram { memory, pages: bytes / PAGE_SIZE as u64, log: Vec::new() })
+        Ok(Ram { memory, pages: (mib << 20) / PAGE_SIZE as u64, log: Vec::new() })
+    }
+
+    /// Maps and populates `mib` MiB.
+    pub(crate) fn map(mib: u64) -> Result<Memory, Error> {
+        let bytes = mib << 20;
+        let mut ranges = vec![(0, bytes.min(HOLE_START))];
+        if bytes > HOLE_START {
+            ranges.push((HOLE_END, bytes - HOLE_START));
+        }
+        let regions = ranges
+            .into_iter()
+            .map(|(base, bytes)| region(base, bytes as usize))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(|source| Error::Memory { mib, source })?;
+        Memory::from_regions(regions).map_err(|error| Error::Memory { mib, source: io::Error::other(error) })
     }
 
     /// The memory itself.
@@ -142,6 +146,29 @@ impl Ram {
         Ok(())
     }
 
+    /// The page that is mapped at an address of this process.
+    pub(crate) fn page_at(&self, address: usize) -> Option<u64> {
+        let mut first = 0;
+        for region in self.memory.iter() {
+            let offset = address.wrapping_sub(region.as_ptr() as usize) as u64;
+            if offset < region.len() {
+                return Some(first + offset / PAGE_SIZE as u64);
+            }
+            first += region.len() / PAGE_SIZE as u64;
+        }
+        None
+    }
+
+    /// Puts a new page of zeroes in the place of one that the hardware has lost.
+    pub(crate) fn replace(&self, page: u64) -> Result<(), Error> {
+        let mut result = Ok(());
+        self.for_each_part(PageRun { first: page, count: 1 }, |region, offset, _, _| {
+            result = replace(region.as_ptr() as usize + offset.raw_value() as usize);
+            Ok(())
+        })?;
+        result.map_err(|source| Error::Resource { what: "a page in the place of a lost one", source })
+    }
+
     /// Calls `act` with each region that `run` has a part in: where the part begins in the region and in the run, and its
     /// bytes.
     fn for_each_part(
@@ -180,18 +207,37 @@ fn insert_words(first: u64, words: impl Iterator<Item = u64>, into: &mut PageSet
     }
 }
 
+/// Maps a new page at `address`, which must be that of a page of guest memory. May be called in a signal handler.
+pub(crate) fn replace(address: usize) -> io::Result<()> {
+    let (protection, flags) = (
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::MAP_ANONYMOUS | libc::MAP_PRIVATE | libc::MAP_NORESERVE | libc::MAP_FIXED,
+    );
+    // SAFETY: in a mapping of `region`, a page gives way to one of the same kind; whoever works on it finds zeroes.
+    let mapped = unsafe { libc::mmap(address as *mut _, PAGE_SIZE, protection, flags, -1, 0) };
+    if mapped == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    advise(address as *mut _, PAGE_SIZE)
+}
+
+/// Keeps guest memory out of core dumps, and has it populated: MAP_POPULATE would keep silent about memory that is not to be had.
+fn advise(start: *mut libc::c_void, bytes: usize) -> io::Result<()> {
+    for advice in [libc::MADV_DONTDUMP, libc::MADV_POPULATE_WRITE] {
+        // SAFETY: neither advice changes the content of a mapping.
+        if unsafe { libc::madvise(start, bytes, advice) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 fn region(base: u64, bytes: usize) -> io::Result<Region> {
     let mapping = MmapRegionBuilder::new_with_bitmap(bytes, AtomicBitmap::with_len(bytes))
         .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
         .with_mmap_flags(libc::MAP_ANONYMOUS | libc::MAP_PRIVATE | libc::MAP_NORESERVE)
         .build()
         .map_err(io::Error::other)?;
-    // MAP_POPULATE would keep silent about memory that is not to be had.
-    for advice in [libc::MADV_DONTDUMP, libc::MADV_POPULATE_WRITE] {
-        // SAFETY: the range is the mapping just made, which nobody else knows yet.
-        if unsafe { libc::madvise(mapping.as_ptr().cast(), bytes, advice) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-    }
+    advise(mapping.as_ptr().cast(), bytes)?;
     Region::new(mapping, GuestAddress(base)).ok_or_else(|| io::Error::other("address space overflow"))
 }

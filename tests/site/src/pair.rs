@@ -6,7 +6,7 @@
 //!              └────────────────────rejoin───────────────────────┘
 //! ```
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kemari_control::{Replication, Request, Status};
 
@@ -58,6 +58,27 @@ impl Protected {
     pub fn kill_primary(self) -> Result<Survivor, SiteError> {
         self.primary.kill()?;
         Ok(Survivor { standby: self.standby })
+    }
+
+    /// Whether the primary ends by itself within `limit`.
+    ///
+    /// # Errors
+    /// The kernel does not know it.
+    pub fn primary_ends(&mut self, limit: Duration) -> Result<bool, SiteError> {
+        let begun = Instant::now();
+        while self.primary.ended()?.is_none() {
+            if begun.elapsed() >= limit {
+                return Ok(false);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(true)
+    }
+
+    /// The primary has ended by itself.
+    #[must_use]
+    pub fn ended(self) -> Survivor {
+        Survivor { standby: self.standby }
     }
 
     /// Has the primary hand the guest over to the standby, and waits until the guest is protected the other way round.

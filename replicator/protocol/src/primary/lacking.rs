@@ -70,6 +70,14 @@ impl Lacking {
         if self.any { self.stale.count() } else { 0 }
     }
 
+    /// Whether the standby is not known to hold this page as it is.
+    pub(crate) fn lacks(&self, page: u64) -> bool {
+        let sent = |run: &PageRun| run.first <= page && page - run.first < run.count;
+        self.base.is_none()
+            || (self.any && self.stale.contains(page))
+            || self.in_flight.iter().any(|checkpoint| checkpoint.runs.iter().any(sent))
+    }
+
     /// Adds the stale pages to `pages`.
     pub(crate) fn complete(&self, pages: &mut PageSet) {
         if self.any {

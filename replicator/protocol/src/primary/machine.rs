@@ -1,6 +1,7 @@
 //! The state machine itself: what it is told, and what it makes of the standby's messages.
 
 mod checkpoints;
+mod loss;
 mod parting;
 mod stage;
 
@@ -37,6 +38,8 @@ pub struct Primary {
     last_epoch: Option<Epoch>,
     /// The newest committed checkpoint, if it was cut as the last one.
     finished: Option<Image>,
+    /// Pages that were lost and asked for, oldest first.
+    lost: VecDeque<u64>,
     events: VecDeque<Event>,
     commit_latency: Option<Duration>,
     checkpoints: u64,
@@ -74,6 +77,7 @@ impl Primary {
             uncovered: false,
             last_epoch: None,
             finished: None,
+            lost: VecDeque::new(),
             events: VecDeque::new(),
             commit_latency: None,
             checkpoints: 0,
@@ -260,6 +264,7 @@ impl Primary {
             Message::Select(select) if matches!(self.stage, Stage::Greeting) => self.selected(now, select)?,
             Message::Ack(image) => self.acknowledged(now, image)?,
             Message::Rehearsed(result) if matches!(self.stage, Stage::Rehearsing(_)) => self.rehearsed(now, result),
+            Message::PageBack(chunk) => self.page_back(chunk)?,
             Message::Promoted { generation } if matches!(self.stage, Stage::Yielded) => {
                 self.link.lost();
                 self.events.extend([Event::HandoverDone { generation }, Event::Close]);

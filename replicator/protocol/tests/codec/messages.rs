@@ -8,7 +8,7 @@ use kemari_protocol::{Chunk, Identity, Manifest, Message, Offer, Refuse, Select,
 use proptest::prelude::*;
 
 /// Every kind there is, by its number on the wire.
-pub(crate) const KINDS: RangeInclusive<u8> = 1..=17;
+pub(crate) const KINDS: RangeInclusive<u8> = 1..=19;
 
 fn generation() -> impl Strategy<Value = Generation> {
     (any::<u64>(), any::<u64>()).prop_map(|(number, id)| Generation { number, id })
@@ -112,6 +112,8 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         generation().prop_map(|generation| Message::Promoted { generation }),
         reason().prop_map(|reason| Message::PromoteRefused { reason }),
         reason().prop_map(|reason| Message::Bye { reason }),
+        any::<u64>().prop_map(|page| Message::PageLost { page }),
+        chunk().prop_map(Message::PageBack),
     ]
 }
 
@@ -211,6 +213,7 @@ pub(crate) fn contents(messages: &[Message]) -> Vec<String> {
     let content = |message: &Message| match message {
         Message::SyncPages(chunk) => format!("sync {:?} {}", chunk.runs(), crc32c::crc32c(chunk.data())),
         Message::Pages(chunk) => format!("pages {:?} {}", chunk.runs(), crc32c::crc32c(chunk.data())),
+        Message::PageBack(chunk) => format!("page {:?} {}", chunk.runs(), crc32c::crc32c(chunk.data())),
         other => format!("{other:?}"),
     };
     messages.iter().map(content).collect()
@@ -219,7 +222,7 @@ pub(crate) fn contents(messages: &[Message]) -> Vec<String> {
 /// Nothing that comes out of the decoder is over its limit.
 pub(crate) fn check_limits(message: &Message) {
     match message {
-        Message::SyncPages(chunk) | Message::Pages(chunk) => {
+        Message::SyncPages(chunk) | Message::Pages(chunk) | Message::PageBack(chunk) => {
             assert!((1..=CHUNK_PAGES).contains(&chunk.pages()));
             assert!(chunk.runs().iter().all(|run| run.count > 0 && run.end().is_some()));
             assert_eq!(chunk.runs().iter().map(|run| run.count).sum::<u64>(), chunk.pages());

@@ -26,6 +26,8 @@ enum Act {
     Pass(u64),
     WantCheckpoint(usize),
     SpoilCheckpoint(usize),
+    /// The hardware loses a page of whichever guest runs.
+    LosePage(u64),
     /// The link is cut, which its ends learn by [`Act::Notice`], or from silence.
     Cut,
     Notice(usize),
@@ -64,6 +66,7 @@ impl World {
             Act::Pass(time) => self.pass(Duration::from_millis(time)),
             Act::WantCheckpoint(node) => self.want_checkpoint(node),
             Act::SpoilCheckpoint(node) => self.spoil_checkpoint(node),
+            Act::LosePage(number) => [ALPHA, BETA].into_iter().for_each(|node| self.lose_page(node, number)),
             Act::Cut => self.cut_silently(),
             Act::Notice(node) => self.notice(node),
             Act::Mend => self.mend(),
@@ -94,6 +97,7 @@ fn act() -> impl Strategy<Value = Act> {
         5 => (1..700u64).prop_map(Act::Pass),
         2 => node().prop_map(Act::WantCheckpoint),
         1 => node().prop_map(Act::SpoilCheckpoint),
+        2 => (0..8u64).prop_map(Act::LosePage),
         1 => Just(Act::Cut),
         2 => node().prop_map(Act::Notice),
         3 => Just(Act::Mend),

@@ -20,6 +20,7 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::{Buses, Vcpu, VcpuState};
 use crate::chips::Chips;
+use crate::damage::Watch;
 use crate::{Error, MachineEvent};
 
 /// How long a vCPU may take to leave the guest. Far longer than any exit takes; the host must be in trouble.
@@ -46,6 +47,7 @@ struct Shared {
     /// Kept mapped for as long as a vCPU may run.
     _memory: Memory,
     vm: Arc<VmFd>,
+    watch: Arc<Watch>,
     buses: Buses,
     kicks: Vec<Kick>,
     phase: Mutex<Phase>,
@@ -97,6 +99,7 @@ impl Crew {
     pub(crate) fn new(
         vm: Arc<VmFd>,
         memory: Memory,
+        watch: Arc<Watch>,
         buses: Buses,
         vcpus: Vec<Vcpu>,
         wake: EventFd,
@@ -110,6 +113,7 @@ impl Crew {
         let shared = Arc::new(Shared {
             _memory: memory,
             vm,
+            watch,
             buses,
             kicks: kicks.map_err(resource("a mapping of kvm_run"))?,
             phase: Mutex::new(phase),
@@ -237,7 +241,8 @@ impl Shared {
     fn live(&self, index: usize) {
         let mut round = 0;
         while let Some(mut vcpu) = self.await_run(index, &mut round) {
-            let event = vcpu.run(&self.buses, || self.kicks[index].is_armed());
+            // With a page lost it waits to be paused: the guest must not see what is in its place.
+            let event = vcpu.run(&self.buses, || self.kicks[index].is_armed() || self.watch.is_damaged());
             if let Some(event) = event {
                 lock(&self.events).push(event);
                 // It can only fail if the counter overflows, and then it is readable anyway.

@@ -12,6 +12,7 @@ pub(crate) use self::crew::{Crew, Snapshot};
 pub(crate) use self::state::{KIND, VERSION, VcpuState};
 use crate::bus::Bus;
 use crate::cpu::{CpuModel, MSR_TSC, MSR_TSC_DEADLINE};
+use crate::damage::in_guest;
 use crate::kvm::{failed, get_sregs2, set_sregs2};
 use crate::{Error, MachineEvent, boot};
 
@@ -84,7 +85,7 @@ impl Vcpu {
             return Some(MachineEvent::Reset);
         }
         loop {
-            match self.fd.run() {
+            match in_guest(|| self.fd.run()) {
                 Ok(VcpuExit::IoIn(port, data)) => buses.ports.read(port.into(), data),
                 Ok(VcpuExit::IoOut(port, data)) => buses.ports.write(port.into(), data),
                 Ok(VcpuExit::MmioRead(address, data)) => buses.addresses.read(address, data),

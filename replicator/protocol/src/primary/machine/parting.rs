@@ -47,6 +47,7 @@ impl Primary {
                 let protected = matches!(self.stage, Stage::Protected);
                 self.stage = Stage::Alone;
                 self.finished = None;
+                self.lost.clear();
                 self.redial.after_loss(now);
                 Some(protected)
             }

@@ -1,14 +1,14 @@
 //! What the primary sends once the two have met.
 
-use kemari_core::Generation;
 use kemari_core::sabotage::{self, Bug};
+use kemari_core::{Generation, PageRun};
 
 use super::Standby;
-use crate::Message;
 use crate::message::Manifest;
 use crate::standby::Event;
 use crate::standby::staged::{Staged, check_range};
 use crate::violation::Violation;
+use crate::{Chunk, Message};
 
 impl Standby {
     pub(super) fn replicate(&mut self, generation: Generation, message: Message) -> Result<(), Violation> {
@@ -34,6 +34,10 @@ impl Standby {
                 staged.pages(chunk, self.config.pages)?;
             }
             (Message::State(piece), Some(staged)) => staged.state(piece)?,
+            (Message::PageLost { page }, None) if self.image.is_some() => {
+                check_range(PageRun { first: page, count: 1 }, self.config.pages)?;
+                self.events.push_back(Event::PageWanted { page });
+            }
             (Message::Yield { image, promote }, None) => self.yield_received(image, promote)?,
             (other, _) => {
                 return Err(Violation::Unexpected { message: other.name(), doing: self.stage.doing() });
@@ -45,6 +49,13 @@ impl Standby {
             self.commit(staged)?;
         }
         Ok(())
+    }
+
+    /// The answer to [`Event::PageWanted`].
+    pub fn give_page(&mut self, chunk: Chunk) {
+        if self.link.is_up() {
+            self.link.send(Message::PageBack(chunk));
+        }
     }
 
     fn announced(&mut self, generation: Generation, manifest: Manifest) -> Result<(), Violation> {

@@ -324,6 +324,15 @@ impl World {
         self.settle();
     }
 
+    pub(crate) fn lose_page(&mut self, node: usize, number: u64) {
+        let now = self.outside.now;
+        let Node { role, memory, .. } = &mut self.nodes[node];
+        if let Role::Primary(primary) = role {
+            primary.lose_page(now, memory, number);
+        }
+        self.settle();
+    }
+
     /// Begins a handover; with `promote` the standby is asked to be promoted. Returns whether that is possible.
     pub(crate) fn begin_handover(&mut self, node: usize, promote: bool) -> bool {
         let now = self.outside.now;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use kemari_core::{Consent, ConsentReason, Epoch, Gate, Generation, Image, PageRun, PageSet, Released, Weigh};
 use kemari_protocol::primary::{Checkpoint, Event, Phase, Primary as Protocol};
 use kemari_protocol::standby::Held;
-use kemari_protocol::{ChunkError, Config, Gathered};
+use kemari_protocol::{Chunk, ChunkError, Config, Gathered};
 
 use super::outside::{Cut, Outside};
 use super::page;
@@ -49,6 +49,8 @@ pub(crate) struct Primary {
     pub(crate) handover: Option<Handover>,
     pub(crate) wanted: bool,
     pub(crate) dialling: bool,
+    /// A page whose content is asked for, with what it had, while the guest stands still.
+    lost: Option<(u64, u64)>,
     /// What the protocol has told that changes nothing here.
     pub(crate) news: Vec<String>,
     dirty: PageSet,
@@ -73,6 +75,7 @@ impl Primary {
             handover: None,
             wanted: false,
             dialling: false,
+            lost: None,
             news: Vec::new(),
             dirty: PageSet::empty(pages),
         }
@@ -108,8 +111,28 @@ impl Primary {
         }
     }
 
+    /// The hardware loses a page. What cannot be had back ends a node; that is [`World::crash`].
+    pub(crate) fn lose_page(&mut self, now: Instant, memory: &[u64], number: u64) {
+        if !self.running || self.lost.is_some() {
+            return;
+        }
+        let pages = self.harvest();
+        self.protocol.harvested(now, &pages);
+        if self.protocol.ask_for_page(number) {
+            self.running = false;
+            self.lost = Some((number, memory[number as usize]));
+        }
+    }
+
+    fn page_back(&mut self, chunk: &Chunk) {
+        let (number, content) = self.lost.take().expect("asked for");
+        assert_eq!(chunk.runs(), [PageRun { first: number, count: 1 }]);
+        assert_eq!(chunk.data(), page(content), "page {number} is not what was lost");
+        self.running = true;
+    }
+
     pub(crate) fn begin_handover(&mut self, now: Instant, promote: bool) -> bool {
-        let may = self.handover.is_none() && self.protocol.phase() == Phase::Protected;
+        let may = self.handover.is_none() && self.lost.is_none() && self.protocol.phase() == Phase::Protected;
         if may {
             self.running = false;
             self.handover = Some(Handover { promote, begun: now, stage: Stage::Draining });
@@ -184,8 +207,12 @@ impl Primary {
                 self.news.push(format!("lost: {reason}"));
             }
             Event::PeerLeft { .. } => self.abandon_handover(),
-            Event::Refused { reason } => self.news.push(format!("refused: {reason}")),
+            Event::Refused { reason } => {
+                self.abandon_handover();
+                self.news.push(format!("refused: {reason}"));
+            }
             Event::Superseded { generation } => return Some(Ended::Superseded(generation)),
+            Event::PageBack(chunk) => self.page_back(&chunk),
             Event::HandoverDone { generation } => return Some(self.handed_over(Some(generation))),
             Event::HandoverFailed { .. } => return Some(self.handed_over(None)),
         }
@@ -193,7 +220,7 @@ impl Primary {
     }
 
     fn cut_if_due(&mut self, memory: &[u64], outside: &mut Outside) -> bool {
-        if !self.protocol.may_checkpoint() {
+        if !self.protocol.may_checkpoint() || self.lost.is_some() {
             return false;
         }
         match &mut self.handover {
@@ -250,6 +277,9 @@ impl Primary {
     /// Before this side has yielded, the guest goes on here.
     fn abandon_handover(&mut self) {
         if self.handover.take_if(|handover| !matches!(handover.stage, Stage::Yielded(_))).is_some() {
+            self.running = true;
+        }
+        if self.lost.take().is_some() {
             self.running = true;
         }
     }

@@ -2,11 +2,12 @@
 
 use std::time::Instant;
 
-use kemari_core::{Generation, PAGE_SIZE};
+use kemari_core::{Generation, PAGE_SIZE, PageRun};
 use kemari_protocol::standby::{Event, Held, Standby as Protocol};
 use kemari_protocol::{Chunk, Config};
 
 use super::outside::Outside;
+use super::page;
 
 /// Who asked for a promotion.
 enum Asked {
@@ -84,6 +85,11 @@ impl Standby {
                     self.loaded = fit;
                     let result = if fit { Ok(()) } else { Err("an MSR was refused".to_owned()) };
                     self.protocol.rehearsed(outside.now, result);
+                }
+                Event::PageWanted { page } => {
+                    let run = PageRun { first: page, count: 1 };
+                    let content = self::page(memory[page as usize]);
+                    self.protocol.give_page(Chunk::new(vec![run], content).expect("one page"));
                 }
                 Event::Close => {
                     self.transmit(node, outside);

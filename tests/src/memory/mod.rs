@@ -1,0 +1,153 @@
+//! Memory errors: the signal that the kernel sends when the hardware has lost a page of the guest's memory, sent to real nodes
+//! under load.
+//!
+//! A page that is not being written to must be mended, the guest going on where it is; one that is must end the primary, and
+//! the guest goes on on its standby; a standby must have what it lost sent anew. In each case no client may be able to tell.
+
+mod tracee;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kemari_control::{Replication, Status};
+use kemari_site::{
+    Load, LoadOptions, Probe, Protected, ReplicationMode, Site, SiteError, SiteOptions, Violation, Witness,
+};
+
+use self::tracee::Tracee;
+
+const MEMORY_MIB: u64 = 64;
+const PAUSE: Duration = Duration::from_millis(5);
+const PROBE_PAUSE: Duration = Duration::from_micros(500);
+const PATIENCE: Duration = Duration::from_secs(15);
+const LIMIT: Duration = Duration::from_secs(20);
+/// Time for clients to see something after it has happened.
+const AFTERWARDS: Duration = Duration::from_millis(300);
+/// Time for a node to end in, if it does.
+const REACTION: Duration = Duration::from_millis(50);
+/// Pages that the guest writes to all the time: a signal meets one of them dirty, or in a checkpoint on its way.
+const RESTLESS_PAGES: u64 = 4;
+const RESTLESS_RATE: u64 = 100_000;
+/// A page that is written to all the time may be met clean by chance, and is mended then.
+const ATTEMPTS: usize = 100;
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MemoryError {
+    #[error(transparent)]
+    Site(#[from] SiteError),
+    #[error(transparent)]
+    Violation(#[from] Violation),
+    #[error("cannot {step}: {source}")]
+    Trace { step: &'static str, source: std::io::Error },
+    #[error("{0}")]
+    Wrong(String),
+}
+
+/// Runs all of it, and says how it went.
+pub(crate) fn run(binary: PathBuf) -> Result<(), MemoryError> {
+    let site = Site::build(SiteOptions {
+        binary,
+        mode: ReplicationMode::Event,
+        memory_mib: MEMORY_MIB,
+        dirty_pages: RESTLESS_PAGES,
+        dirty_rate: RESTLESS_RATE,
+        disk_mib: 256,
+        socket_buffer_bytes: None,
+        sabotage: None,
+    })?;
+    let outcome = play(&site);
+    if outcome.is_err() {
+        eprintln!("{}", site.log_tails());
+    }
+    outcome
+}
+
+fn play(site: &Site) -> Result<(), MemoryError> {
+    let pair = Protected::boot(site, |_| ())?;
+    let witness = Arc::new(Witness::default());
+    let load =
+        Load::start(LoadOptions { client: 1, window: 4, pause: PAUSE, patience: PATIENCE }, Arc::clone(&witness))?;
+    let probe = Probe::start(PROBE_PAUSE, Arc::clone(&witness));
+    let began = Instant::now();
+    let pair = clean_page(pair)?;
+    println!("ok      a page that the guest does not write to is mended, and the guest goes on");
+    let pair = standby_page(pair)?;
+    println!("ok      a standby that lost a page is brought in sync anew");
+    let (pair, outage) = dirty_page(pair, site, &probe)?;
+    println!("ok      a page that the guest writes to ends its node; silence of {} ms", outage.as_millis());
+    drop(pair);
+    load.abort();
+    probe.finish();
+    if let Some(violation) = witness.take_violations().into_iter().next() {
+        return Err(violation.into());
+    }
+    let acknowledged = witness.acknowledged(0);
+    site.disk().read(0)?.check(&acknowledged)?;
+    println!("{} entries in {} s, each on the disk once", acknowledged.len(), began.elapsed().as_secs());
+    Ok(())
+}
+
+/// Code of the guest, which runs all the time and is never written to; and a page that it has no use for, which really has
+/// something else in it when it is lost.
+fn clean_page(pair: Protected) -> Result<Protected, MemoryError> {
+    let tracee = Tracee::new(pair.primary.status()?.pid, MEMORY_MIB)?;
+    let is_used = |content: &[u8]| content.iter().any(|byte| *byte != 0);
+    let code = tracee.find_page(|before, after| before == after && is_used(before))?;
+    let unused = tracee.find_page(|before, after| !is_used(before) && !is_used(after))?;
+    for (mended, page) in [(1, code), (2, unused)] {
+        let content = tracee.read(page)?;
+        if page == unused {
+            tracee.spoil(page)?;
+        }
+        tracee.lose(page)?;
+        await_that("the page to be mended", || Ok(pair.primary.status()?.mended_pages == mended))?;
+        std::thread::sleep(AFTERWARDS);
+        if tracee.read(page)? != content {
+            return Err(MemoryError::Wrong(format!("page {page} is not as it was")));
+        }
+    }
+    Ok(pair)
+}
+
+fn standby_page(mut pair: Protected) -> Result<Protected, MemoryError> {
+    let before = pair.standby.status()?;
+    Tracee::new(before.pid, MEMORY_MIB)?.lose(1000)?;
+    await_that("the standby's image to be discarded", || Ok(!is_protected(&pair.primary.status()?)))?;
+    pair.primary.wait("protected", LIMIT, is_protected)?;
+    if pair.standby.status()?.pid != before.pid {
+        return Err(MemoryError::Wrong("the standby has ended".to_owned()));
+    }
+    Ok(pair)
+}
+
+fn is_protected(status: &Status) -> bool {
+    status.replication == Replication::Protected
+}
+
+fn dirty_page(mut pair: Protected, site: &Site, probe: &Probe) -> Result<(Protected, Duration), MemoryError> {
+    let tracee = Tracee::new(pair.primary.status()?.pid, MEMORY_MIB)?;
+    let page = tracee.find_page(|before, after| before != after)?;
+    for _ in 0..ATTEMPTS {
+        let _ = probe.progress().take_longest_gap();
+        tracee.lose(page)?;
+        if pair.primary_ends(REACTION)? {
+            let pair = pair.ended().promote()?.rejoin(site, |_| ())?;
+            std::thread::sleep(AFTERWARDS);
+            return Ok((pair, probe.progress().take_longest_gap()));
+        }
+    }
+    Err(MemoryError::Wrong(format!("page {page}, which the guest writes to, was mended {ATTEMPTS} times")))
+}
+
+fn await_that(what: &str, mut is_so: impl FnMut() -> Result<bool, SiteError>) -> Result<(), MemoryError> {
+    let limit = Instant::now() + LIMIT;
+    while !is_so()? {
+        if Instant::now() >= limit {
+            return Err(MemoryError::Wrong(format!("{} s were not enough for {what}", LIMIT.as_secs())));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
