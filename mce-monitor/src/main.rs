@@ -1,0 +1,3 @@
+//! `kemari-mce-monitor`: see `kemari_mce_monitor`.
+
+fn main() {}
