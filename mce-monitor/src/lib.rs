@@ -5,11 +5,21 @@
 
 pub mod bucket;
 pub mod classify;
+mod cli;
+pub mod config;
+pub mod control;
+pub mod daemon;
 pub mod deduplicate;
 pub mod fault;
 pub mod health;
 mod lines;
+mod logging;
 pub mod moment;
 pub mod record;
 pub mod replay;
+mod show;
+mod sinks;
+mod sources;
 pub mod trace;
+
+pub use cli::main;

@@ -9,5 +9,5 @@ mod tests;
 mod words;
 
 pub(crate) use assembler::Assembler;
-pub(crate) use stamp::{Stamped, stamped};
+pub(crate) use stamp::stamped;
 pub(crate) use words::{Words, hex};

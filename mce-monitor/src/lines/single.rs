@@ -129,7 +129,7 @@ fn nvme(text: &str) -> Option<Record> {
     }
     let timeout = what.starts_with("I/O ") && what.contains(" timeout, ");
     let down = what.starts_with("controller is down");
-    (timeout || down).then(|| Record::Block(BlockError { device, sector: 0, errno: ETIMEDOUT }))
+    (timeout || down).then_some(Record::Block(BlockError { device, sector: 0, errno: ETIMEDOUT }))
 }
 
 /// `ata3.00: error: { UNC }`: the medium cannot be read.

@@ -67,7 +67,7 @@ impl Format {
     }
 }
 
-/// `field:__data_loc char[] msg;	offset:12;	size:4;	signed:1;`
+/// `field:__data_loc char[] msg; offset:12; size:4; signed:1;`
 fn field(line: &str) -> Option<(&str, Field)> {
     let mut parts = line.split(';').map(str::trim);
     let declaration = parts.next()?.split_once(':')?.1;

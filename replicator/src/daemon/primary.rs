@@ -96,7 +96,7 @@ impl Primary {
             handover: None,
             naming: Naming::alone(),
             mode: host.config.replication.mode,
-            max_epoch: host.config.replication.max_epoch,
+            max_epoch: host.max_epoch(),
             epoch_begun: now,
             checkpoint_wanted: false,
             waiters: Vec::new(),
@@ -145,6 +145,11 @@ impl Primary {
         } else {
             host.news.refuse(ticket, "no checkpoint: there is no standby in sync");
         }
+    }
+
+    /// Epochs that begin or go on end as the host wants it now.
+    pub(super) fn set_pace(&mut self, host: &Host) {
+        self.max_epoch = host.max_epoch();
     }
 
     /// Tells everyone who waits for a checkpoint that there will be none.
