@@ -42,11 +42,12 @@ pub(crate) fn span(text: &str) -> Option<Duration> {
     number.checked_mul(*seconds).map(Duration::from_secs)
 }
 
-/// A span of time as it is written.
-pub(crate) fn written(span: Duration) -> String {
+/// A span of time as it is written; a day as 24 hours.
+fn written(span: Duration) -> String {
     let seconds = span.as_secs();
-    let fitting = UNITS.iter().find(|(_, unit)| seconds.is_multiple_of(*unit) && seconds > *unit).unwrap_or(&("s", 1));
-    format!("{}{}", seconds / fitting.1, fitting.0)
+    let fits = |name, unit| seconds.is_multiple_of(unit) && (seconds > unit || seconds == unit && name != "d");
+    let (name, unit) = UNITS.into_iter().find(|(name, unit)| fits(*name, *unit)).unwrap_or(("s", 1));
+    format!("{}{name}", seconds / unit)
 }
 
 impl TryFrom<String> for Rule {
@@ -131,9 +132,8 @@ mod tests {
 
     #[test]
     fn rules_are_read_as_they_are_written() {
-        for text in ["10 / 24h", "100 / 1m", "5 / 5m", "1 / 3s", "8 / 7d"] {
-            let parsed = rule(text);
-            assert_eq!(rule(&parsed.to_string()), parsed, "{text}");
+        for text in ["10 / 24h", "100 / 1m", "5 / 5m", "1 / 3s", "8 / 7d", "1 / 90s"] {
+            assert_eq!(rule(text).to_string(), text);
         }
         assert_eq!(rule("10/1h"), Rule { threshold: 10, window: Duration::from_secs(3600) });
         for text in [

@@ -207,7 +207,7 @@ impl Watcher {
         }
         if verdict.colour != self.verdict.colour {
             let level = if verdict.colour > self.verdict.colour { log::Level::Error } else { log::Level::Info };
-            log::log!(level, "this host is {}; {}", verdict.colour, verdict.why);
+            log::log!(level, "this host was {} and is {}; {}", self.verdict.colour, verdict.colour, verdict.why);
             self.sinks.colours.put(verdict.colour);
         }
         self.verdict = verdict;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Health;
 use super::part::Part;
-use super::{Health, overflow};
 use crate::fault::Place;
 use crate::moment::Moment;
 
@@ -13,6 +13,9 @@ use crate::moment::Moment;
 const VERSION: u32 = 1;
 /// No host is away for longer; a wall clock that says so is wrong.
 const AWAY_MAX: Duration = Duration::from_secs(30 * 86_400);
+
+/// Parts beside those that are told apart: one of each kind, for all that are not.
+const OVERFLOWS: usize = 6;
 
 /// What is known, when it was known, and on which boot.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,10 +51,12 @@ impl Health {
     pub fn restore(&mut self, stored: Stored, boot_id: &str, now: Moment, unix_s: u64) {
         let away = Duration::from_secs(unix_s.saturating_sub(stored.saved_unix_s)).min(AWAY_MAX);
         let same_boot = stored.boot_id == boot_id;
-        for (place, part) in stored.parts {
+        let mut parts = stored.parts;
+        // If there is room for fewer than there was: the worst.
+        parts.sort_by_key(|(_, part)| std::cmp::Reverse(part.colour));
+        for (place, part) in parts.into_iter().take(self.parts_max + OVERFLOWS) {
             let limits = self.thresholds.limits(&place);
             let part = if same_boot { part } else { part.rebooted(&limits, stored.saved, away, now) };
-            let place = if self.parts.len() < self.parts_max { place } else { overflow(place.component) };
             self.parts.insert(place, part);
         }
         self.changed = true;

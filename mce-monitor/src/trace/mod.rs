@@ -5,8 +5,6 @@
 mod decode;
 mod format;
 mod page;
-#[cfg(test)]
-mod tests;
 mod text;
 
 pub use format::{Fields, Format, FormatError};
