@@ -208,10 +208,12 @@ impl Health {
 
     /// Where a new part is kept: under its name if there is room, or if a green one can be forgotten for it; else with others.
     fn room_for(&mut self, place: &Place) -> Place {
-        if self.parts.len() < self.parts_max {
+        // Those that are counted together are beside the others, and stay: or each that goes would leave room for one more.
+        let told_apart = || self.parts.iter().filter(|(place, _)| **place != overflow(place.component));
+        if told_apart().count() < self.parts_max {
             return place.clone();
         }
-        let green = self.parts.iter().filter(|(_, part)| part.colour == Colour::Green);
+        let green = told_apart().filter(|(_, part)| part.colour == Colour::Green);
         match green.min_by_key(|(_, part)| part.last).map(|(place, _)| place.clone()) {
             Some(oldest) => {
                 self.parts.remove(&oldest);
