@@ -174,7 +174,8 @@ fn red_is_held_back_while_the_other_node_is_red() {
     published(&site, "#health-mce", "green");
     site.trace().write_all(&edac(1, "DIMM_A1")).expect("somebody reads");
     published(&site, "#health-mce", "yellow");
-    let status = site.status();
+    let status =
+        wait_for("the reason", || Some(site.status()).filter(|status| status["published"]["held_back"].is_string()));
     assert_eq!((&status["colour"], &status["published"]["held_back"]), (&"red".into(), &"beta is red, too".into()));
     published(&site, "kemari-mce-why", "would be red, but beta is red, too; red: memory DIMM_A1: UE");
     fs::write(site.path("beta"), "yellow").expect("writable");

@@ -66,17 +66,22 @@ impl Publisher {
 
     /// Tells until no more news come, and then takes back what was told: nobody watches this host any more.
     pub(crate) fn serve(mut self, mailbox: &Arc<Mailbox<News>>, now: impl Fn() -> Moment) {
+        // Before the first news nothing is known: the host may have been red before a restart.
+        let mut patience = Duration::MAX;
         loop {
-            match mailbox.take(self.patience()) {
+            match mailbox.take(patience) {
                 Mail::New(news) => self.news = news,
                 Mail::Nothing => {}
                 Mail::Closed => return self.take_back(),
             }
-            let trouble = self.tell(now()).err().map(|error| error.to_string());
-            self.show(trouble);
-            if self.patience().is_zero() {
-                self.look();
+            let told = self.tell(now());
+            let looked = self.patience().is_zero().then(|| self.look());
+            match told.and(looked.transpose()) {
+                Ok(None) => self.show(None),
+                Ok(Some(())) => self.show(Some(None)),
+                Err(error) => self.show(Some(Some(error.to_string()))),
             }
+            patience = self.patience();
         }
     }
 
@@ -89,14 +94,14 @@ impl Publisher {
 
     fn tell(&mut self, now: Moment) -> Result<(), CommandError> {
         let before = self.decision.colour;
-        self.decide(now);
+        self.decide(now)?;
         if !self.config.enabled {
             return Ok(());
         }
         self.publish(HEALTH, self.decision.colour.word().to_owned())?;
         if self.decision.colour == Colour::Red && before != Colour::Red {
-            self.look();
-            self.decide(now);
+            self.look()?;
+            self.decide(now)?;
             self.publish(HEALTH, self.decision.colour.word().to_owned())?;
         }
         if before != self.decision.colour || self.details_at.is_none_or(|at| at.elapsed() >= CALM) {
@@ -111,12 +116,12 @@ impl Publisher {
         Ok(())
     }
 
-    fn decide(&mut self, now: Moment) {
+    fn decide(&mut self, now: Moment) -> Result<(), CommandError> {
         let verdict = self.news.verdict.colour;
-        let before = self.decision.held_back.take();
+        let before = self.decision.held_back.clone();
         self.decision = if verdict == Colour::Red && self.config.enabled {
             if self.recent_cluster().is_none() {
-                self.look();
+                self.look()?;
             }
             let cluster = self.recent_cluster().cloned().unwrap_or_default();
             self.gate.decide(now, verdict, &self.guests.ask(), &cluster)
@@ -126,6 +131,7 @@ impl Publisher {
         if let Some(obstacle) = self.decision.held_back.as_ref().filter(|obstacle| before.as_ref() != Some(obstacle)) {
             log::error!("this host should be left, and cannot be: {obstacle}; {}", self.news.verdict.why);
         }
+        Ok(())
     }
 
     /// What is known of the cluster, unless that is too old to send guests away by.
@@ -134,22 +140,18 @@ impl Publisher {
     }
 
     /// Looks at the cluster. What it has forgotten, as it does when Pacemaker is restarted, is told again.
-    fn look(&mut self) {
+    fn look(&mut self) -> Result<(), CommandError> {
         self.looked_at = Some(Instant::now());
         if !self.config.enabled {
-            return;
+            return Ok(());
         }
-        match View::read(&self.config.node) {
-            Ok(view) => {
-                if view.own.as_ref() != self.told.get(HEALTH) {
-                    self.told.clear();
-                    self.details_at = None;
-                }
-                self.view = Some((view, Instant::now()));
-                self.show(None);
-            }
-            Err(error) => self.show(Some(error.to_string())),
+        let view = View::read(&self.config.node)?;
+        if view.own.as_ref() != self.told.get(HEALTH) {
+            self.told.clear();
+            self.details_at = None;
         }
+        self.view = Some((view, Instant::now()));
+        Ok(())
     }
 
     fn publish(&mut self, name: &'static str, value: String) -> Result<(), CommandError> {
@@ -165,9 +167,10 @@ impl Publisher {
         Ok(())
     }
 
-    /// Notes how it stands; a trouble is said in the log when it begins and when it is over.
-    fn show(&self, trouble: Option<String>) {
+    /// Notes how it stands, with the trouble or its absence if that is known anew; it is logged when it begins and when it is over.
+    fn show(&self, news: Option<Option<String>>) {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let trouble = news.unwrap_or_else(|| shared.trouble.clone());
         match (&shared.trouble, &trouble) {
             (None, Some(trouble)) => log::warn!("the cluster cannot be told: {trouble}; it is tried again"),
             (Some(_), None) => log::info!("the cluster can be told again"),
