@@ -33,6 +33,14 @@ configure beta 7042 7041 64 key
 start beta
 becomes "the right one protects" alpha PROTECTED
 
+says "checkpoints can be had more often" 'lasts 20 ms at most' ask alpha pace --max-epoch-ms 20
+before=$(ask alpha status --json | sed -n 's/.*"checkpoints":{"count":\([0-9]*\).*/\1/p')
+sleep 1
+after=$(ask alpha status --json | sed -n 's/.*"checkpoints":{"count":\([0-9]*\).*/\1/p')
+says "and are" '^yes$' sh -c "[ $((after - before)) -gt 20 ] && echo yes || echo $((after - before)) in a second"
+says "but not more rarely than configured" 'lasts 1000 ms at most' ask alpha pace --max-epoch-ms 60000
+says "until they are reset" 'lasts 1000 ms at most' ask alpha pace
+
 # What sits in a dead host's page cache is lost, and a kill on one machine cannot show it: so nothing may ever be there.
 says "nothing of the disk is in the page cache" '^ *0$' fincore --noheadings --output PAGES "$dir/disk"
 for node in alpha beta; do

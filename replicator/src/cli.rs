@@ -81,6 +81,14 @@ enum Command {
     Demote(Node),
     /// Commit a checkpoint now
     Checkpoint(Node),
+    /// Have checkpoints more often than configured, whichever role this node has, until it is reset
+    Pace {
+        #[command(flatten)]
+        node: Node,
+        /// Longest epoch, in ms; without it, as configured again
+        #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
+        max_epoch_ms: Option<u64>,
+    },
     /// Hand the guest over to the standby
     Handover(Node),
     /// Let the guest go on without standby: your word that the standby will not be promoted
@@ -191,6 +199,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Promote { node, cold_boot } => node.order(&Request::Promote { cold_boot }),
         Command::Demote(node) => node.order(&Request::Demote),
         Command::Checkpoint(node) => node.order(&Request::Checkpoint),
+        Command::Pace { node, max_epoch_ms } => node.order(&Request::Pace { max_epoch_ms }),
         Command::Handover(node) => node.order(&Request::Handover),
         Command::RunUnprotected(node) => node.order(&Request::RunUnprotected),
         Command::Outdate { config, generation } => outdate(&Config::load(&config)?, generation),
@@ -282,5 +291,6 @@ mod tests {
         assert!(Cli::try_parse_from(["kemari-replicator", "status"]).is_err());
         assert!(Cli::try_parse_from(["kemari-replicator", "status", "--config", "a", "--socket", "b"]).is_err());
         assert!(Cli::try_parse_from(["kemari-replicator", "promote", "--cold-boot", "--socket", "b"]).is_ok());
+        assert!(Cli::try_parse_from(["kemari-replicator", "pace", "--socket", "b", "--max-epoch-ms", "0"]).is_err());
     }
 }

@@ -66,7 +66,7 @@ impl Client {
     /// The connection broke, or the answer took too long: 5 s, or 60 s for what changes a role or ends the process.
     pub fn request(&mut self, request: &Request) -> Result<Reply, ClientError> {
         let limit = match request {
-            Request::Status | Request::Events | Request::RunUnprotected => ANSWER_LIMIT,
+            Request::Status | Request::Events | Request::RunUnprotected | Request::Pace { .. } => ANSWER_LIMIT,
             _ => WORK_LIMIT,
         };
         self.stream.get_ref().set_read_timeout(Some(limit)).map_err(|source| self.io(source))?;

@@ -23,6 +23,12 @@ pub enum Request {
     Demote,
     /// Commit a checkpoint now.
     Checkpoint,
+    /// Have epochs of a protected guest end sooner than its configuration says, until they are reset.
+    Pace {
+        /// Longest epoch, in milliseconds; without it, as configured.
+        #[serde(default)]
+        max_epoch_ms: Option<u64>,
+    },
     /// Hand the guest over to the standby.
     Handover,
     /// Let the guest go on without standby: the caller's word that the standby will not be promoted.

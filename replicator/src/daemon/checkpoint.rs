@@ -23,6 +23,11 @@ impl Primary {
         }
     }
 
+    /// Epochs that begin or go on end as the host wants it now.
+    pub(super) fn set_pace(&mut self, host: &Host) {
+        self.max_epoch = host.max_epoch();
+    }
+
     /// Tells everyone who waits for a checkpoint that there will be none.
     pub(super) fn dismiss_waiters(&mut self, news: &mut News) {
         for (_, ticket) in self.waiters.drain(..) {

@@ -28,12 +28,20 @@ pub(super) struct Host {
     pub(super) committed_at: Option<std::time::Instant>,
     /// Pages that the hardware had lost and the standby has given back.
     pub(super) mended_pages: u64,
+    /// Longest epoch while somebody wants checkpoints more often than configured.
+    pub(super) pace: Option<std::time::Duration>,
     pub(super) links: Links,
     pub(super) news: News,
     pub(super) recorder: Recorder,
 }
 
 impl Host {
+    /// Longest epoch of a protected guest.
+    pub(super) fn max_epoch(&self) -> std::time::Duration {
+        let configured = self.config.replication.max_epoch;
+        self.pace.map_or(configured, |pace| pace.min(configured))
+    }
+
     /// Keeps what the authority has answered, and tells it if it is something else than before.
     pub(super) fn authority_answered(&mut self, answer: String) {
         if self.authority_says.as_ref() != Some(&answer) {

@@ -103,6 +103,7 @@ pub fn run(config: Config, handler: Option<Handler>) -> Result<(), DaemonError> 
         machine_events: Vec::new(),
         authority,
         authority_says: None,
+        pace: None,
         committed_at: None,
         mended_pages: 0,
         links,

@@ -145,6 +145,13 @@ impl Node {
                 host.news.answer_status(ticket, status);
             }
             (Request::Stop, _) => self.begin_stop(Some(ticket)),
+            (Request::Pace { max_epoch_ms }, role) => {
+                host.pace = max_epoch_ms.map(Duration::from_millis);
+                if let Some(Role::Primary(primary)) = role {
+                    primary.set_pace(host);
+                }
+                host.news.grant(ticket, format!("an epoch lasts {} ms at most", host.max_epoch().as_millis()));
+            }
             (Request::Promote { cold_boot: true }, Some(Role::Standby(_))) => self.ask_to_boot(ticket, true)?,
             (Request::Promote { cold_boot: false }, Some(Role::Standby(standby))) => {
                 if standby.holds_nothing() && may_boot(host) {

@@ -97,7 +97,7 @@ impl Primary {
             handover: None,
             naming: Naming::alone(),
             mode: host.config.replication.mode,
-            max_epoch: host.config.replication.max_epoch,
+            max_epoch: host.max_epoch(),
             epoch_begun: now,
             checkpoint_wanted: false,
             waiters: Vec::new(),

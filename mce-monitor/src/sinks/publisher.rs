@@ -1,0 +1,195 @@
+//! The thread that tells Pacemaker.
+//!
+//! A colour is told at once. Red is told by what is known of the cluster, and looked at again as soon as it is told: the other node
+//! may have told the same. What operators read follows, and changes every ten seconds at most.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::cluster::{HEALTH, View, publish};
+use super::command::CommandError;
+use super::guests::Guests;
+use super::mailbox::{Mail, Mailbox};
+use crate::config::ClusterConfig;
+use crate::control::Published;
+use crate::health::gate::{Cluster, Decision, Gate};
+use crate::health::{Colour, Verdict};
+use crate::moment::Moment;
+
+/// Between two looks at the cluster.
+const CALM: Duration = Duration::from_secs(10);
+/// The same while this host is red, or would be.
+const ALERT: Duration = Duration::from_secs(1);
+
+/// What operators read in `crm_mon -A`.
+const WHY: &str = "kemari-mce-why";
+const LAST: &str = "kemari-mce-last";
+
+/// What is to be told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct News {
+    pub(crate) verdict: Verdict,
+    /// The fault that was told last, as one line.
+    pub(crate) last: String,
+}
+
+pub(crate) struct Publisher {
+    config: ClusterConfig,
+    guests: Guests,
+    gate: Gate,
+    news: News,
+    /// What the cluster knows, and when it was asked.
+    view: Option<(View, Instant)>,
+    looked_at: Option<Instant>,
+    told: BTreeMap<&'static str, String>,
+    details_at: Option<Instant>,
+    decision: Decision,
+    shared: Arc<Mutex<Published>>,
+}
+
+impl Publisher {
+    pub(crate) fn new(config: &ClusterConfig, guests: Guests, shared: Arc<Mutex<Published>>) -> Publisher {
+        Publisher {
+            config: config.clone(),
+            guests,
+            gate: Gate::default(),
+            news: News::default(),
+            view: None,
+            looked_at: None,
+            told: BTreeMap::new(),
+            details_at: None,
+            decision: Decision::default(),
+            shared,
+        }
+    }
+
+    /// Tells until no more news come, and then takes back what was told: nobody watches this host any more.
+    pub(crate) fn serve(mut self, mailbox: &Arc<Mailbox<News>>, now: impl Fn() -> Moment) {
+        // Before the first news nothing is known: the host may have been red before a restart.
+        let mut patience = Duration::MAX;
+        loop {
+            match mailbox.take(patience) {
+                Mail::New(news) => self.news = news,
+                Mail::Nothing => {}
+                Mail::Closed => return self.take_back(),
+            }
+            let told = self.tell(now());
+            let looked = self.patience().is_zero().then(|| self.look());
+            match told.and(looked.transpose()) {
+                Ok(None) => self.show(None),
+                Ok(Some(())) => self.show(Some(None)),
+                Err(error) => self.show(Some(Some(error.to_string()))),
+            }
+            patience = self.patience();
+        }
+    }
+
+    /// How long the cluster need not be looked at.
+    fn patience(&self) -> Duration {
+        let alert = self.news.verdict.colour == Colour::Red;
+        let interval = if alert { ALERT } else { CALM };
+        self.looked_at.map_or(Duration::ZERO, |at| interval.saturating_sub(at.elapsed()))
+    }
+
+    fn tell(&mut self, now: Moment) -> Result<(), CommandError> {
+        let before = self.decision.colour;
+        self.decide(now)?;
+        if !self.config.enabled {
+            return Ok(());
+        }
+        self.publish(HEALTH, self.decision.colour.word().to_owned())?;
+        if self.decision.colour == Colour::Red && before != Colour::Red {
+            self.look()?;
+            self.decide(now)?;
+            self.publish(HEALTH, self.decision.colour.word().to_owned())?;
+        }
+        if before != self.decision.colour || self.details_at.is_none_or(|at| at.elapsed() >= CALM) {
+            self.details_at = Some(Instant::now());
+            let why = match &self.decision.held_back {
+                Some(obstacle) => format!("would be red, but {obstacle}; {}", self.news.verdict.why),
+                None => self.news.verdict.why.clone(),
+            };
+            self.publish(WHY, why)?;
+            self.publish(LAST, self.news.last.clone())?;
+        }
+        Ok(())
+    }
+
+    fn decide(&mut self, now: Moment) -> Result<(), CommandError> {
+        let verdict = self.news.verdict.colour;
+        let before = self.decision.held_back.clone();
+        self.decision = if verdict == Colour::Red && self.config.enabled {
+            if self.recent_cluster().is_none() {
+                self.look()?;
+            }
+            let cluster = self.recent_cluster().cloned().unwrap_or_default();
+            self.gate.decide(now, verdict, &self.guests.ask(), &cluster)
+        } else {
+            Decision { colour: verdict, held_back: None }
+        };
+        if let Some(obstacle) = self.decision.held_back.as_ref().filter(|obstacle| before.as_ref() != Some(obstacle)) {
+            log::error!("this host should be left, and cannot be: {obstacle}; {}", self.news.verdict.why);
+        }
+        Ok(())
+    }
+
+    /// What is known of the cluster, unless that is too old to send guests away by.
+    fn recent_cluster(&self) -> Option<&Cluster> {
+        self.view.as_ref().filter(|(_, at)| at.elapsed() <= 2 * CALM).map(|(view, _)| &view.cluster)
+    }
+
+    /// Looks at the cluster. What it has forgotten, as it does when Pacemaker is restarted, is told again.
+    fn look(&mut self) -> Result<(), CommandError> {
+        self.looked_at = Some(Instant::now());
+        if !self.config.enabled {
+            return Ok(());
+        }
+        let view = View::read(&self.config.node)?;
+        if view.own.as_ref() != self.told.get(HEALTH) {
+            self.told.clear();
+            self.details_at = None;
+        }
+        self.view = Some((view, Instant::now()));
+        Ok(())
+    }
+
+    fn publish(&mut self, name: &'static str, value: String) -> Result<(), CommandError> {
+        let unknown = value.is_empty() && !self.told.contains_key(name);
+        if unknown || self.told.get(name) == Some(&value) {
+            return Ok(());
+        }
+        publish(&self.config.node, name, &value)?;
+        if name == HEALTH {
+            log::info!("the cluster is told: {value}");
+        }
+        self.told.insert(name, value);
+        Ok(())
+    }
+
+    /// Notes how it stands, with the trouble or its absence if that is known anew; it is logged when it begins and when it is over.
+    fn show(&self, news: Option<Option<String>>) {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let trouble = news.unwrap_or_else(|| shared.trouble.clone());
+        match (&shared.trouble, &trouble) {
+            (None, Some(trouble)) => log::warn!("the cluster cannot be told: {trouble}; it is tried again"),
+            (Some(_), None) => log::info!("the cluster can be told again"),
+            _ => {}
+        }
+        *shared = Published {
+            colour: self.told.get(HEALTH).and_then(|word| Colour::from_word(word)),
+            held_back: self.decision.held_back.clone(),
+            trouble,
+        };
+    }
+
+    fn take_back(self) {
+        for (name, value) in &self.told {
+            if !value.is_empty()
+                && let Err(error) = publish(&self.config.node, name, "")
+            {
+                log::warn!("{error}");
+            }
+        }
+    }
+}

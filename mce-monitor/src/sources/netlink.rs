@@ -1,0 +1,171 @@
+//! What the kernel tells over netlink: links that go down, and devices in trouble.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use mio::{Interest, Registry, Token};
+use rustix::net::netlink::{KOBJECT_UEVENT, SocketAddrNetlink};
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, bind, recvfrom, socket_with};
+
+use super::{Source, Turn, heard};
+use crate::moment::Moment;
+use crate::record::{AerError, BlockError, Channel, Heard, Record, Severity};
+
+/// Group 1 of both families: links (`RTMGRP_LINK`), and uevents as the kernel sends them.
+const GROUP: u32 = 1;
+/// Larger than any message of these groups.
+const MESSAGE_BYTES: usize = 64 << 10;
+const MESSAGES_A_TURN: usize = 64;
+
+/// linux/rtnetlink.h, linux/if_link.h, linux/if.h.
+const NEW_LINK: u16 = 16;
+const INTERFACE_NAME: u16 = 3;
+const IS_UP: u32 = 1;
+const HAS_CARRIER: u32 = 1 << 16;
+const HEADER_BYTES: usize = 16;
+const LINK_BYTES: usize = 16;
+
+/// A socket of a family.
+struct Listener {
+    socket: OwnedFd,
+    buffer: Vec<u8>,
+}
+
+impl Listener {
+    /// Without a protocol it is NETLINK_ROUTE, whose number is 0.
+    fn open(protocol: Option<Protocol>) -> io::Result<Listener> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)?;
+        bind(&socket, &SocketAddrNetlink::new(0, GROUP))?;
+        Ok(Listener { socket, buffer: vec![0; MESSAGE_BYTES] })
+    }
+
+    fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
+        registry.register(&mut mio::unix::SourceFd(&self.socket.as_raw_fd()), token, Interest::READABLE)
+    }
+
+    /// Reads messages of the kernel's; what other programs send to the group is not read.
+    fn read(&mut self, mut message: impl FnMut(&[u8])) -> io::Result<Turn> {
+        let mut lost = 0;
+        for _ in 0..MESSAGES_A_TURN {
+            match recvfrom(&self.socket, &mut self.buffer, RecvFlags::empty()) {
+                Ok((bytes, _, sender)) => {
+                    let sender = sender.and_then(|sender| SocketAddrNetlink::try_from(sender).ok());
+                    if sender.is_some_and(|sender| sender.pid() == 0) {
+                        message(self.buffer.get(..bytes).unwrap_or_default());
+                    }
+                }
+                Err(rustix::io::Errno::AGAIN) => return Ok(Turn { more: false, lost }),
+                Err(rustix::io::Errno::INTR) => {}
+                // There was no room for what was sent.
+                Err(rustix::io::Errno::NOBUFS) => lost += 1,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Turn { more: true, lost })
+    }
+}
+
+/// Links.
+pub(super) struct Links(Listener);
+
+impl Links {
+    pub(super) fn open() -> io::Result<Links> {
+        Listener::open(None).map(Links)
+    }
+}
+
+impl Source for Links {
+    fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        self.0.register(registry, token)
+    }
+
+    fn read(&mut self, now: Moment, into: &mut Vec<Heard>) -> io::Result<Turn> {
+        self.0.read(|message| into.extend(links(message).into_iter().map(|said| heard(now, Channel::Netlink, said))))
+    }
+}
+
+/// Uevents.
+pub(super) struct Uevents(Listener);
+
+impl Uevents {
+    pub(super) fn open() -> io::Result<Uevents> {
+        Listener::open(Some(KOBJECT_UEVENT)).map(Uevents)
+    }
+}
+
+impl Source for Uevents {
+    fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        self.0.register(registry, token)
+    }
+
+    fn read(&mut self, now: Moment, into: &mut Vec<Heard>) -> io::Result<Turn> {
+        self.0.read(|message| into.extend(uevent(message).map(|said| heard(now, Channel::Netlink, said))))
+    }
+}
+
+/// The links that a datagram tells of.
+pub(super) fn links(mut datagram: &[u8]) -> Vec<Record> {
+    let mut said = Vec::new();
+    while let Some(length) = int(datagram, 0).map(|length| length as usize) {
+        let Some(message) = datagram.get(..length).filter(|message| message.len() >= HEADER_BYTES) else { break };
+        said.extend(link(message));
+        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    said
+}
+
+/// One link. That it was taken down by an operator is nobody's fault, and nothing is said of it.
+fn link(message: &[u8]) -> Option<Record> {
+    let flags = int(message, HEADER_BYTES + 8)?;
+    if short(message, 4)? != NEW_LINK || flags & IS_UP == 0 {
+        return None;
+    }
+    let mut rest = message.get(HEADER_BYTES + LINK_BYTES..)?;
+    loop {
+        let length = usize::from(short(rest, 0)?);
+        let attribute = rest.get(4..length)?;
+        if short(rest, 2)? == INTERFACE_NAME {
+            let end = attribute.iter().position(|byte| *byte == 0).unwrap_or(attribute.len());
+            let interface = String::from_utf8_lossy(&attribute[..end]).into_owned();
+            return Some(Record::Link { interface, up: flags & HAS_CARRIER != 0 });
+        }
+        rest = rest.get(length.next_multiple_of(4)..)?;
+    }
+}
+
+fn int(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at.checked_add(4)?)?.try_into().ok().map(u32::from_le_bytes)
+}
+
+fn short(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..at.checked_add(2)?)?.try_into().ok().map(u16::from_le_bytes)
+}
+
+/// What a uevent says of a device in trouble: a failed recovery of PCI (`pci_uevent_ers` in drivers/pci/pci-driver.c), or an event
+/// that an NVMe controller has sent by itself.
+pub(super) fn uevent(message: &[u8]) -> Option<Record> {
+    let text = String::from_utf8_lossy(message);
+    let value = |key: &str| text.split('\0').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
+    match value("SUBSYSTEM")? {
+        "pci" if value("ERROR_EVENT")? == "FAILED_RECOVERY" => Some(Record::Aer(AerError {
+            device: value("PCI_SLOT_NAME")?.to_owned(),
+            severity: Severity::Fatal,
+            status: 0,
+        })),
+        "nvme" => {
+            let event = u32::from_str_radix(value("NVME_AEN")?.trim_start_matches("0x"), 16).ok()?;
+            let device = value("DEVNAME").or_else(|| value("DEVPATH")?.rsplit('/').next())?;
+            nvme_event(device, event)
+        }
+        _ => None,
+    }
+}
+
+/// The lowest three bits are the kind of event: 0 is an error, 1 is SMART (NVM Express base specification, Asynchronous Event
+/// Request); others are notices.
+fn nvme_event(device: &str, event: u32) -> Option<Record> {
+    const EIO: i32 = 5;
+    let device = device.to_owned();
+    (event & 7 <= 1).then_some(Record::Block(BlockError { device, sector: 0, errno: EIO }))
+}

@@ -1,0 +1,149 @@
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::record::{MemoryError, Severity, Vendor};
+
+/// A message about a link, as rtnetlink(7) has it.
+fn link_message(flags: u32, name: &str) -> Vec<u8> {
+    let mut attribute = vec![0; 4];
+    attribute.extend_from_slice(name.as_bytes());
+    attribute.push(0);
+    let length = u16::try_from(attribute.len()).expect("short");
+    attribute[..2].copy_from_slice(&length.to_le_bytes());
+    attribute[2..4].copy_from_slice(&3u16.to_le_bytes());
+    attribute.resize(attribute.len().next_multiple_of(4), 0);
+    // An attribute before it that is of no interest.
+    let mut message = vec![0; 32];
+    message.extend_from_slice(&[8, 0, 7, 0, 1, 2, 3, 4]);
+    message.extend(attribute);
+    let length = u32::try_from(message.len()).expect("short");
+    message[..4].copy_from_slice(&length.to_le_bytes());
+    message[4..6].copy_from_slice(&16u16.to_le_bytes());
+    message[24..28].copy_from_slice(&flags.to_le_bytes());
+    message
+}
+
+#[test]
+fn links_that_lose_their_carrier() {
+    let (up, down, taken_down) = (1 | 1 << 16, 1, 0);
+    let both = [link_message(up, "eth0"), link_message(down, "eth1"), link_message(taken_down, "eth2")].concat();
+    let link = |interface: &str, up| Record::Link { interface: interface.to_owned(), up };
+    assert_eq!(netlink::links(&both), [link("eth0", true), link("eth1", false)]);
+}
+
+#[test]
+fn devices_that_cannot_be_recovered() {
+    let failed =
+        b"change@/devices/x\0ACTION=change\0SUBSYSTEM=pci\0PCI_SLOT_NAME=0000:5e:00.0\0ERROR_EVENT=FAILED_RECOVERY\0";
+    let Some(Record::Aer(error)) = netlink::uevent(failed) else { panic!("not told") };
+    assert_eq!((error.device.as_str(), error.severity), ("0000:5e:00.0", Severity::Fatal));
+    let smart = b"change@/x\0SUBSYSTEM=nvme\0DEVNAME=nvme3\0NVME_AEN=0x020101\0";
+    assert!(matches!(netlink::uevent(smart), Some(Record::Block(_))));
+    let notice = b"change@/x\0SUBSYSTEM=nvme\0DEVNAME=nvme3\0NVME_AEN=0x0c0002\0";
+    assert_eq!(netlink::uevent(notice), None);
+}
+
+#[test]
+fn a_record_of_mcelog() {
+    let mut record = [0; 128];
+    record[..8].copy_from_slice(&0x8c00_0040_0001_0090u64.to_le_bytes());
+    record[16..24].copy_from_slice(&0x2345_6000u64.to_le_bytes());
+    record[60..64].copy_from_slice(&0x50654u32.to_le_bytes());
+    record[65] = 7;
+    record[68..72].copy_from_slice(&3u32.to_le_bytes());
+    let check = mcelog::parse(&record).expect("a record");
+    assert_eq!((check.vendor, check.cpu, check.bank, check.address), (Vendor::Intel, 3, 7, 0x2345_6000));
+    assert_eq!(mcelog::parse(&record[..70]), None);
+}
+
+fn at(seconds: u64) -> Moment {
+    Moment::after_boot(Duration::from_secs(seconds))
+}
+
+fn write(root: &Path, name: &str, text: &str) {
+    let path = root.join(name);
+    fs::create_dir_all(path.parent().expect("below the root")).expect("writable");
+    fs::write(path, text).expect("writable");
+}
+
+const CE_COUNT: &str = "devices/system/edac/mc/mc0/ce_count";
+
+fn told(count: u64, channel: Channel) -> Heard {
+    let error = MemoryError {
+        severity: Severity::Corrected,
+        controller: 0,
+        label: "A1".into(),
+        message: String::new(),
+        count,
+        address: None,
+    };
+    Heard { at: at(1), channel, record: Record::Memory(error) }
+}
+
+#[test]
+fn what_was_counted_and_not_told_is_found_at_the_second_look() {
+    let sysfs = tempfile::tempdir().expect("temporary directory");
+    write(sysfs.path(), CE_COUNT, "1000\n");
+    let mut counters = Counters::new(sysfs.path(), &[], at(0));
+    write(sysfs.path(), CE_COUNT, "1005\n");
+    // Three were told, each on two ways.
+    counters.heard(&told(3, Channel::Trace));
+    counters.heard(&told(3, Channel::Log));
+    assert_eq!(counters.reconcile(at(60)), []);
+    let found = counters.reconcile(at(120));
+    let [Heard { record: Record::Memory(error), channel: Channel::Counter, .. }] = &found[..] else {
+        panic!("{found:?}")
+    };
+    assert_eq!(error.count, 2);
+    assert_eq!(counters.reconcile(at(180)), []);
+    // What comes next is told, and not missing because of what was found.
+    write(sysfs.path(), CE_COUNT, "1006\n");
+    counters.heard(&told(1, Channel::Trace));
+    assert_eq!((counters.reconcile(at(240)), counters.reconcile(at(300))), (vec![], vec![]));
+}
+
+#[test]
+fn a_record_that_is_late_is_not_missing() {
+    let sysfs = tempfile::tempdir().expect("temporary directory");
+    write(sysfs.path(), CE_COUNT, "0\n");
+    let mut counters = Counters::new(sysfs.path(), &[], at(0));
+    write(sysfs.path(), CE_COUNT, "1\n");
+    assert_eq!(counters.reconcile(at(60)), []);
+    counters.heard(&told(1, Channel::Trace));
+    assert_eq!(counters.reconcile(at(120)), []);
+}
+
+#[test]
+fn counters_of_other_parts() {
+    let sysfs = tempfile::tempdir().expect("temporary directory");
+    let (aer, disk) = ("bus/pci/devices/0000:5e:00.0/aer_dev_fatal", "block/sda/device/ioerr_cnt");
+    write(sysfs.path(), aer, "Undefined 0\nDLP 0\nTOTAL_ERR_FATAL 0\n");
+    write(sysfs.path(), disk, "0xe\n");
+    let mut counters = Counters::new(sysfs.path(), &[], at(0));
+    write(sysfs.path(), aer, "Undefined 0\nDLP 2\nTOTAL_ERR_FATAL 2\n");
+    write(sysfs.path(), disk, "0x10\n");
+    counters.reconcile(at(60));
+    assert_eq!(counters.reconcile(at(120)).len(), 2);
+    // Beside a tracepoint a disk's counter is of retries, too.
+    let mut counters = Counters::new(sysfs.path(), &["block_rq_error"], at(0));
+    write(sysfs.path(), disk, "0x20\n");
+    assert_eq!((counters.reconcile(at(60)), counters.reconcile(at(120))), (vec![], vec![]));
+}
+
+proptest! {
+    #[test]
+    fn no_message_is_fatal(bytes in prop::collection::vec(any::<u8>(), 0..300), length in 0u32..400) {
+        netlink::links(&bytes);
+        netlink::uevent(&bytes);
+        mcelog::parse(&bytes);
+        let mut link = link_message(1, "eth0");
+        link[..4].copy_from_slice(&length.to_le_bytes());
+        netlink::links(&link);
+        link.splice(32..34, u16::try_from(length).unwrap_or(0).to_le_bytes());
+        netlink::links(&link);
+    }
+}

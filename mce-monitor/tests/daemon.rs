@@ -1,0 +1,246 @@
+//! The daemon on a host made of files and FIFOs, and its other commands.
+
+#![allow(clippy::expect_used, clippy::panic, reason = "a test says by these what it wanted")]
+
+mod support;
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::time::Duration;
+
+use support::{Site, fixture, format_text, mc_event, page, wait_for};
+
+/// Stands in for Pacemaker's commands: attributes are files in `cluster`, and whoever asks for nodes gets two.
+const ATTRD: &str = r##"#!/bin/sh
+[ -e "$SITE/absent" ] && exit 102
+name= update= query= delete=
+while [ $# -gt 0 ]; do
+    case $1 in
+    --name) name=$2; shift ;;
+    --update=*) update=${1#--update=} ;;
+    --query) query=1 ;;
+    --delete) delete=1 ;;
+    --delay) echo "$2" >>"$SITE/delays"; shift ;;
+    esac
+    shift
+done
+mkdir -p "$SITE/cluster"
+file="$SITE/cluster/$name"
+if [ -n "$query" ]; then
+    echo "<r><attribute name='$name' host='alpha' value='$(cat "$file" 2>/dev/null)'/>"
+    echo "<attribute name='$name' host='beta' value='$(cat "$SITE/beta" 2>/dev/null)'/></r>"
+elif [ -n "$delete" ]; then
+    rm -f "$file"
+else
+    echo "$update" >"$file"
+    echo "$name=$update" >>"$SITE/told"
+fi
+"##;
+const CRM_MON: &str = r##"#!/bin/sh
+[ -e "$SITE/absent" ] && exit 102
+echo '<r><nodes><node name="alpha" id="1" online="true"/><node name="beta" id="2" online="true"/></nodes></r>'
+"##;
+
+fn with_cluster() -> Site {
+    let site = Site::new();
+    for (name, text) in [("attrd_updater", ATTRD), ("crm_mon", CRM_MON)] {
+        let path = site.path("bin").join(name);
+        fs::write(&path, text).expect("writable");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("ours");
+    }
+    site.configure("[cluster]\nnode = \"alpha\"\n");
+    site
+}
+
+fn edac(error_type: u64, label: &'static str) -> Vec<u8> {
+    page(1, 1, &[mc_event(&format_text("mc_event"), error_type, label, 0)])
+}
+
+fn published(site: &Site, name: &str, wanted: &str) {
+    let path = site.path("cluster").join(name);
+    wait_for(&format!("{name}={wanted}, not {:?}", fs::read_to_string(&path)), || {
+        (fs::read_to_string(&path).unwrap_or_default().trim() == wanted).then_some(())
+    });
+}
+
+#[test]
+fn a_record_of_a_tracepoint_is_seen_and_its_instance_is_set_up_for_it() {
+    let mut site = Site::new();
+    site.start();
+    let instance = site.path("tracefs/instances/kemari-mce");
+    let read = |name: &str| fs::read_to_string(instance.join(name)).expect("readable");
+    assert_eq!([read("buffer_percent"), read("trace_clock"), read("tracing_on")], ["0", "mono", "1"]);
+    assert_eq!([read("events/ras/mc_event/enable"), read("events/mce/mce_record/enable")], ["1", "1"]);
+    assert_eq!(site.status()["colour"], "green");
+    site.trace().write_all(&edac(1, "DIMM_A1")).expect("somebody reads");
+    let status = site.becomes("red");
+    assert_eq!(status["why"], "red: memory DIMM_A1: UE");
+    let missing = status["missing"].as_array().expect("a list");
+    assert!(missing.iter().any(|source| source["name"] == "tracepoint block_rq_error"), "{missing:?}");
+    assert!(missing.iter().any(|source| source["name"] == "mcelog"), "{missing:?}");
+    assert!(site.stop("-TERM"));
+    assert_eq!(read("events/ras/mc_event/enable"), "0");
+    // What is missing is said once.
+    assert_eq!(fs::read_to_string(site.path("log")).expect("a log").matches("mcelog is missing").count(), 1);
+}
+
+#[test]
+fn the_kernel_s_log_is_believed_and_a_program_s_is_not() {
+    let mut site = Site::new();
+    site.start();
+    let check = "mce: [Hardware Error]: CPU 0: Machine Check: 0 Bank 4: 9c00000000000135";
+    site.log(&format!("12,1,1000,-;{check}\n12,2,1000,-;EDAC MC0: 1 UE error on A1 (csrow:0 page:0x0)\n"));
+    site.log("6,3,1000,-;EDAC MC0: 1 CE memory read error on A1 (csrow:0 page:0x1)\n SUBSYSTEM=edac\n");
+    wait_for("the record", || (site.status()["records"] == 1).then_some(()));
+    // Only the first line of three: it is whole once nothing more comes.
+    site.log(&format!("6,4,1000,-;{check}\n"));
+    let status = wait_for("the check", || Some(site.status()).filter(|status| status["records"] == 2));
+    assert_eq!(status["colour"], "green");
+    site.log("6,5,1000,-;Memory failure: 0x1840200: Killing cellsrv:33395 due to hardware memory corruption\n");
+    site.becomes("red");
+}
+
+#[test]
+fn a_restart_and_a_crash_forget_nothing() {
+    let mut site = Site::new();
+    site.start();
+    site.log("6,7,1000,-;EDAC MC0: 1 UE error on A1 (csrow:0 page:0x0)\n");
+    site.becomes("red");
+    wait_for("the file", || site.path("state/m.json").exists().then_some(()));
+    assert!(!site.stop("-KILL"));
+    site.start();
+    assert_eq!(site.status()["colour"], "red");
+    // A record that was read before is not read again.
+    site.log("6,7,1000,-;EDAC MC0: 1 UE error on B1 (csrow:0 page:0x0)\n6,8,1000,-;EDAC MC0: 1 CE error on C1 (csrow:0 page:0x0)\n");
+    wait_for("the record", || (site.status()["records"] == 1).then_some(()));
+    assert!(site.ask(&["clear", "A1"]).status.success());
+    assert!(!site.ask(&["clear", "A1"]).status.success());
+    assert_eq!(site.status()["colour"], "green");
+    assert!(site.stop("-TERM"));
+    site.start();
+    assert_eq!(site.status()["colour"], "green");
+}
+
+#[test]
+fn a_state_that_cannot_be_read_is_kept_aside() {
+    let mut site = Site::new();
+    fs::create_dir(site.path("state")).expect("new");
+    fs::write(site.path("state/m.json"), "{\"version\": 1, \"parts\": ").expect("writable");
+    site.start();
+    assert!(site.path("state/m.unreadable").exists());
+}
+
+#[test]
+fn what_no_record_has_told_is_found_by_the_counters() {
+    let mut site = Site::new();
+    let count = site.path("sysfs/devices/system/edac/mc/mc0/ue_count");
+    fs::write(&count, "0\n").expect("writable");
+    site.start();
+    fs::write(&count, "1\n").expect("writable");
+    let status = site.becomes("red");
+    assert_eq!(status["why"], "red: memory mc0: UE");
+}
+
+#[test]
+fn the_cluster_is_told_and_told_again_when_it_has_forgotten() {
+    let mut site = with_cluster();
+    site.start();
+    published(&site, "#health-mce", "green");
+    site.trace().write_all(&edac(1, "DIMM_A1")).expect("somebody reads");
+    published(&site, "#health-mce", "red");
+    published(&site, "kemari-mce-why", "red: memory DIMM_A1: UE");
+    published(&site, "kemari-mce-last", "UE       memory DIMM_A1: memory read error");
+    // Pacemaker is restarted: it has forgotten, and for a while it is not there.
+    fs::write(site.path("absent"), "").expect("writable");
+    fs::remove_dir_all(site.path("cluster")).expect("ours");
+    wait_for("the trouble", || site.status()["published"]["trouble"].is_string().then_some(()));
+    fs::remove_file(site.path("absent")).expect("ours");
+    published(&site, "#health-mce", "red");
+    assert!(site.ask(&["clear"]).status.success());
+    published(&site, "#health-mce", "green");
+    assert!(site.stop("-TERM"));
+    assert!(!site.path("cluster/#health-mce").exists());
+    let delays = fs::read_to_string(site.path("delays")).expect("told");
+    assert!(delays.lines().all(|delay| delay == "0"), "{delays}");
+}
+
+#[test]
+fn red_is_held_back_while_the_other_node_is_red() {
+    let mut site = with_cluster();
+    fs::write(site.path("beta"), "red").expect("writable");
+    site.start();
+    published(&site, "#health-mce", "green");
+    site.trace().write_all(&edac(1, "DIMM_A1")).expect("somebody reads");
+    published(&site, "#health-mce", "yellow");
+    let status =
+        wait_for("the reason", || Some(site.status()).filter(|status| status["published"]["held_back"].is_string()));
+    assert_eq!((&status["colour"], &status["published"]["held_back"]), (&"red".into(), &"beta is red, too".into()));
+    published(&site, "kemari-mce-why", "would be red, but beta is red, too; red: memory DIMM_A1: UE");
+    fs::write(site.path("beta"), "yellow").expect("writable");
+    published(&site, "#health-mce", "red");
+    // Both are red: alpha has the lower id, and takes it back.
+    fs::write(site.path("beta"), "red").expect("writable");
+    published(&site, "#health-mce", "yellow");
+}
+
+#[test]
+fn a_cluster_that_takes_its_time_does_not_delay_the_next_record() {
+    let mut site = with_cluster();
+    let slow = format!("#!/bin/sh\nsleep 3\n{}", ATTRD.trim_start_matches("#!/bin/sh\n"));
+    fs::write(site.path("bin/attrd_updater"), slow).expect("writable");
+    site.start();
+    let began = std::time::Instant::now();
+    site.trace().write_all(&edac(1, "DIMM_A1")).expect("somebody reads");
+    site.becomes("red");
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+#[test]
+fn the_control_socket_is_for_root_and_for_one_daemon() {
+    let mut site = Site::new();
+    site.start();
+    let mode = fs::metadata(site.path("c.sock")).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let second = site.ask(&["run"]);
+    assert!(String::from_utf8_lossy(&second.stderr).contains("another monitor listens"), "{second:?}");
+    let mut stream = std::os::unix::net::UnixStream::connect(site.path("c.sock")).expect("it listens");
+    stream.write_all(b"{\"request\":\"explode\"}\n").expect("it reads");
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut stream, &mut answer).expect("it answers");
+    assert!(answer.contains("not a request"), "{answer}");
+}
+
+fn monitor(arguments: &[&str]) -> (bool, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_kemari-mce-monitor")).args(arguments).output().expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    (output.status.success(), text.into_owned())
+}
+
+#[test]
+fn a_captured_stream_is_replayed() {
+    let stream = fixture("mce-intel-SRAO-SRAR-recovered.trace");
+    let stream = stream.to_str().expect("a name");
+    let (success, text) = monitor(&["replay", stream]);
+    assert!(
+        success && text.contains("SRAR     processor cpu0 cache at 0x32000000") && text.contains("at the end: red"),
+        "{text}"
+    );
+    let (_, json) = monitor(&["replay", "--json", stream]);
+    let replay: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!((&replay["steps"][2]["class"], &replay["verdict"]["colour"]), (&"SRAO".into(), &"red".into()));
+    let (success, text) = monitor(&["replay", "/nonexistent"]);
+    assert!(!success && text.contains("/nonexistent"), "{text}");
+}
+
+#[test]
+fn a_configuration_is_checked() {
+    let site = Site::new();
+    let path = site.path("m.toml");
+    let path = path.to_str().expect("a name");
+    assert!(monitor(&["check", path]).0);
+    fs::write(path, "[memory]\ncorrected_read = \"100 / 1h\"\n").expect("writable");
+    let (success, text) = monitor(&["check", path]);
+    assert!(!success && text.contains("corrected_read = \"100 / 1h\"") && text.contains("corrected_red"), "{text}");
+}
