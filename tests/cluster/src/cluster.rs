@@ -34,6 +34,7 @@ const FIRST_CIB: &str = r#"<cib crm_feature_set="3.0.14" validate-with="pacemake
 pub(crate) struct Programs {
     pub(crate) replicator: PathBuf,
     pub(crate) agent: PathBuf,
+    pub(crate) monitor: PathBuf,
     /// The directory with the OCF entry points.
     pub(crate) ocf: PathBuf,
     /// The directory with the cases for ocft.
@@ -203,14 +204,19 @@ fn install(root: &Path, home: &Path, name: NodeName, programs: &Programs) -> Res
     write("upper/etc/corosync/corosync.conf", &corosync_conf())?;
     write("upper/etc/kemari/web.toml", &guest_config(root, name, number))?;
     write("upper/usr/sbin/fence_kemari_test", &Fence::agent(&root.join("fence")))?;
-    let copies =
-        [(&programs.replicator, "upper/usr/sbin/kemari-replicator"), (&programs.agent, "upper/usr/sbin/kemari-agent")];
+    let copies = [
+        (&programs.replicator, "upper/usr/sbin/kemari-replicator"),
+        (&programs.agent, "upper/usr/sbin/kemari-agent"),
+        (&programs.monitor, "upper/usr/sbin/kemari-mce-monitor"),
+    ];
     for (from, to) in copies {
         fs::copy(from, home.join(to)).map_err(io(format!("copy {}", from.display())))?;
     }
     run("the host", Command::new("cp").args(["-a", "--"]).arg(&programs.ocft).arg(home.join("ocft")))?;
     let place = home.join("upper/usr/lib/ocf/resource.d/kemari");
-    run("the host", Command::new("cp").args(["-a", "--"]).arg(programs.ocf.join("guest")).arg(&place))?;
+    for agent in ["guest", "health-mce"] {
+        run("the host", Command::new("cp").args(["-a", "--"]).arg(programs.ocf.join(agent)).arg(&place))?;
+    }
     run("the host", Command::new("cp").args(["-a", "--"]).arg(&programs.examples).arg(home.join("examples")))?;
     run("the host", Command::new("cp").args(["-a", "/var/lib/pacemaker/."]).arg(home.join("pacemaker")))?;
     // The controllers would wait 20 s for others before they elect one of them, and so would every node that comes back.

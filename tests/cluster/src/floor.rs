@@ -10,7 +10,7 @@ use kemari_site::NodeName;
 
 use crate::cluster::{Cluster, NODES};
 use crate::error::{ClusterError, io};
-use crate::report::{KILLED, MOVED, NODE_LOST, Timings};
+use crate::report::{KILLED, MEMORY_FAILED, MOVED, NODE_LOST, Timings};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(1);
@@ -41,6 +41,15 @@ pub(crate) fn measure(cluster: &Cluster, timings: &mut Timings, repeat: usize) -
         let line = "crm_resource --move -r floor-clone --promoted";
         timings.floor(MOVED, until_promoted(cluster, || cluster.sh(line).map(drop))?);
         cluster.sh("crm_resource --clear -r floor-clone")?;
+        settle(cluster)?;
+    }
+    cluster.sh("pcs constraint location floor-clone rule role=Promoted score=-90 '#health-mce' eq red")?;
+    for _ in 0..repeat {
+        let primary = promoted(cluster)?;
+        let colour =
+            |colour: &str| format!("attrd_updater --name '#health-mce' --update {colour} --node {primary} --delay 0");
+        timings.floor(MEMORY_FAILED, until_promoted(cluster, || cluster.sh(&colour("red")).map(drop))?);
+        cluster.sh(&colour("green"))?;
         settle(cluster)?;
     }
     enable_fencing(cluster)?;

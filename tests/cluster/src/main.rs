@@ -35,7 +35,7 @@ struct Arguments {
     /// Only tell what there is
     #[arg(long)]
     list: bool,
-    /// The directory of the programs: kemari-replicator and kemari-agent
+    /// The directory of the programs: kemari-replicator, kemari-agent and kemari-mce-monitor
     #[arg(long, value_name = "DIRECTORY", default_value = "target/release")]
     programs: PathBuf,
     /// The source tree, for the OCF entry points and the examples
@@ -88,6 +88,7 @@ fn run(arguments: &Arguments) -> Result<bool, ClusterError> {
     let programs = Programs {
         replicator: programs.join("kemari-replicator"),
         agent: programs.join("kemari-agent"),
+        monitor: programs.join("kemari-mce-monitor"),
         ocf: source.join("ocf"),
         ocft: source.join("tests/cluster/ocft"),
         examples: source.join("pcs-examples"),

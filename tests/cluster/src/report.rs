@@ -20,10 +20,11 @@ enum Target {
 }
 
 /// The events, in the order of the table.
-const EVENTS: [(&str, Target); 5] = [
+const EVENTS: [(&str, Target); 6] = [
     (KILLED, Target::Over(Duration::from_millis(300))),
     (MOVED, Target::AtMost(Duration::from_millis(500))),
     (NODE_LOST, Target::Over(Duration::from_millis(500))),
+    (MEMORY_FAILED, Target::Over(Duration::from_millis(300))),
     (STANDBY_LOST, Target::AtMost(Duration::from_secs(1))),
     (PROTECTED_AGAIN, Target::AtMost(Duration::from_secs(10))),
 ];
@@ -31,6 +32,7 @@ const EVENTS: [(&str, Target); 5] = [
 pub(crate) const KILLED: &str = "kill -9 of the primary replicator";
 pub(crate) const MOVED: &str = "crm_resource --move";
 pub(crate) const NODE_LOST: &str = "node killed, fencing on, token 1000";
+pub(crate) const MEMORY_FAILED: &str = "uncorrected memory error of the node";
 pub(crate) const STANDBY_LOST: &str = "standby killed";
 pub(crate) const PROTECTED_AGAIN: &str = "protected again after the standby's return";
 

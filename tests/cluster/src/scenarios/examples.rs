@@ -15,7 +15,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const ADDRESS: &str = "172.31.7.100";
 
 /// Runs an example on alpha. It must end by showing the state.
-fn example(cluster: &Cluster, line: &str) -> Result<()> {
+pub(super) fn example(cluster: &Cluster, line: &str) -> Result<()> {
     let node = cluster.node(NodeName::Alpha);
     let said = node.sh(&format!("cd {} && ./{line}", node.directory().join("examples").display()))?;
     if said.contains("Node List") {
@@ -58,11 +58,17 @@ pub(super) fn node_health(cluster: &Cluster, _: &mut Timings, _: usize) -> Resul
     setup::protected(cluster, LIMIT)?;
     setup::agrees(cluster)?;
     cluster.sh(&colour("green"))?;
+    forget_health_rules(cluster)?;
+    Ok(format!("{} entries, silent for {} ms", ledger.close(cluster)?, took.as_millis()))
+}
+
+/// Takes back what the examples about health have configured.
+pub(super) fn forget_health_rules(cluster: &Cluster) -> Result<()> {
     cluster.sh(
         "for id in $(pcs constraint config --full | sed -n 's/.*(id: *\\(location-web[^)]*\\)).*/\\1/p' | grep -v rule); do \
          pcs constraint remove $id; done; pcs property set node-health-strategy=none node-health-red=; crm_resource --wait",
     )?;
-    Ok(format!("{} entries, silent for {} ms", ledger.close(cluster)?, took.as_millis()))
+    Ok(())
 }
 
 pub(super) fn maintenance(cluster: &Cluster, _: &mut Timings, _: usize) -> Result<String> {

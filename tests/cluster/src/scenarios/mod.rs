@@ -2,6 +2,7 @@
 
 mod examples;
 mod gates;
+mod hardware;
 mod losses;
 mod moves;
 mod setup;
@@ -68,6 +69,11 @@ pub(crate) const ALL: &[Scenario] = &[
     ),
     scenario("vip", "pcs-examples: vip.sh and manual-failover.sh", Play::Guest(examples::vip)),
     scenario("node-health", "pcs-examples: node-health.sh", Play::Guest(examples::node_health)),
+    scenario(
+        "memory-fails",
+        "pcs-examples: health-mce.sh; corrected errors, then an uncorrected one",
+        Play::Guest(hardware::memory_fails),
+    ),
     scenario("maintenance", "pcs-examples: maintenance.sh", Play::Guest(examples::maintenance)),
     scenario("replace-node", "pcs-examples: fencing.sh and replace-node.sh", Play::Guest(examples::replace_node)),
     scenario("other-tools", "pcs-examples: two-nodes.crmsh and two-nodes.xml", Play::Guest(examples::other_tools)),

@@ -1,0 +1,98 @@
+//! A node whose memory fails: the guest leaves it before it dies.
+
+use std::time::{Duration, Instant};
+
+use kemari_site::NodeName;
+
+use super::{Result, setup};
+use crate::cluster::{Cluster, NODES};
+use crate::error::ClusterError;
+use crate::ledger::Ledger;
+use crate::report::{MEMORY_FAILED, Timings};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const TICK: Duration = Duration::from_millis(1);
+/// Corrected errors of one DIMM that put it in doubt (the default is 10 in 24 h).
+const CORRECTED: u32 = 12;
+/// As captured (`tests/fixtures/mce/edac-ie31200-epyc-rasdaemon-ok.kmsg`).
+const CE: &str =
+    "EDAC MC0: 1 CE ie31200 CE on DIMM_P0_B1 (csrow:1 channel:0 page:0x0 offset:0x0 grain:8 syndrome:0x5a)";
+const UE: &str = "EDAC MC0: 1 UE ie31200 UE on DIMM_P0_D1 (csrow:3 channel:0 page:0x0 offset:0x0 grain:8)";
+
+pub(super) fn memory_fails(cluster: &Cluster, timings: &mut Timings, repeat: usize) -> Result<String> {
+    NODES.into_iter().try_for_each(|name| configure(cluster, name))?;
+    let ledger = Ledger::open(33)?;
+    super::examples::example(cluster, "health-mce.sh demote")?;
+    for _ in 0..repeat {
+        let primary = setup::primary(cluster)?;
+        (0..CORRECTED).try_for_each(|_| kernel_says(cluster, primary, CE))?;
+        becomes(cluster, primary, "yellow")?;
+        if cluster.primary() != Some(primary) {
+            return Err(ClusterError::Wrong("corrected errors have moved the guest".to_owned()));
+        }
+        let begun = Instant::now();
+        kernel_says(cluster, primary, UE)?;
+        while cluster.primary() != Some(primary.peer()) {
+            if begun.elapsed() > LIMIT {
+                return Err(ClusterError::TooLong {
+                    what: "for the guest to move".to_owned(),
+                    seconds: LIMIT.as_secs(),
+                });
+            }
+            std::thread::sleep(TICK);
+        }
+        ledger.wait_for_answers(LIMIT)?;
+        timings.guest(MEMORY_FAILED, begun.elapsed());
+        setup::protected(cluster, LIMIT)?;
+        becomes(cluster, primary, "red")?;
+        cluster.node(primary).sh("kemari-mce-monitor clear")?;
+        becomes(cluster, primary, "green")?;
+        setup::agrees(cluster)?;
+    }
+    forget(cluster)?;
+    Ok(format!("{} entries", ledger.close(cluster)?))
+}
+
+/// A monitor whose kernel is a FIFO.
+fn configure(cluster: &Cluster, name: NodeName) -> Result<()> {
+    let node = cluster.node(name);
+    let place = node.directory().join("hardware");
+    let place = place.display();
+    node.sh(&format!(
+        "mkdir -p {place} && mkfifo {place}/kmsg && cat >/etc/kemari/mce-monitor.toml <<'EOF'\n[sources]\ntracefs = \
+         \"{place}/tracefs\"\nsysfs = \"{place}/sysfs\"\nkmsg = \"{place}/kmsg\"\nmcelog = \"{place}/mcelog\"\nnetlink = \
+         false\n[daemon]\nstate = \"{place}/state.json\"\n[cluster]\nnode = \"{name}\"\nEOF\n"
+    ))
+    .map(drop)
+}
+
+/// A record of the kernel's log: priority, number, microseconds since the boot.
+fn kernel_says(cluster: &Cluster, name: NodeName, what: &str) -> Result<()> {
+    let node = cluster.node(name);
+    let kmsg = node.directory().join("hardware/kmsg");
+    let line = format!(
+        "read up idle </proc/uptime; n=$(cat {0}.n 2>/dev/null || echo 1); echo $((n + 1)) >{0}.n; \
+         printf '4,%d,%s0000,-;%s\\n' $n $(echo $up | tr -d .) '{what}' >{0}",
+        kmsg.display()
+    );
+    node.sh(&line).map(drop)
+}
+
+fn becomes(cluster: &Cluster, name: NodeName, colour: &str) -> Result<()> {
+    cluster.wait(&format!("for {name} to become {colour}"), LIMIT, |cluster| {
+        let said = cluster.node(name).sh(&format!("attrd_updater --query --name '#health-mce' --node {name}"));
+        Ok(said.is_ok_and(|said| said.contains(&format!("value=\"{colour}\""))))
+    })?;
+    Ok(())
+}
+
+fn forget(cluster: &Cluster) -> Result<()> {
+    cluster.sh("pcs resource delete --force health-mce && crm_resource --wait")?;
+    super::examples::forget_health_rules(cluster)?;
+    for name in NODES {
+        let node = cluster.node(name);
+        let place = node.directory().join("hardware");
+        node.sh(&format!("rm -rf {} /etc/kemari/mce-monitor.toml", place.display()))?;
+    }
+    Ok(())
+}
