@@ -46,6 +46,8 @@ pub struct Source {
 pub enum DeviceEvent {
     /// The guest asked for a reset of the machine.
     Reset,
+    /// The guest turned itself off.
+    PowerOff,
     /// The disk failed a request; the guest was told. The text names the disk, the request and the cause.
     DiskError(String),
 }
@@ -145,7 +147,7 @@ pub trait Device: Send {
         0
     }
 
-    /// The kind of device, naming its saved state: "net", "disk", "serial" or "i8042".
+    /// The kind of device, naming its saved state: "net", "disk", "serial", "i8042" or "power".
     fn kind(&self) -> &'static str;
 
     /// The version of what [`save`](Device::save) writes.

@@ -295,6 +295,9 @@ impl I8042 {
     /// Bytes of its port window (from 0x60: data at 0, command and status at 4).
     pub const PORTS: u64 = 5;
 
+    /// Where in it commands are written and the status is read.
+    pub const COMMAND_PORT: u64 = COMMAND;
+
     /// Makes the controller. `irq` is the irqfd of the keyboard's interrupt line (1).
     ///
     /// # Errors

@@ -125,7 +125,7 @@ impl Stop {
             Stage::HandingOver if primary.is_handing_over() => {}
             Stage::Asked | Stage::HandingOver => {
                 log::info!("the guest is asked to shut down");
-                host.machine.ctrl_alt_del();
+                host.machine.ask_to_shut_down();
                 self.stage = Stage::ShuttingDown;
                 self.deadline = now + SHUTDOWN_LIMIT;
             }

@@ -17,7 +17,7 @@ pub struct MachineConfig {
     pub vcpus: u8,
     /// RAM in MiB, 16 at least.
     pub memory_mib: u64,
-    /// An ELF kernel with a PVH entry note. Read at every boot and reset of the guest.
+    /// A bzImage, or an ELF kernel with a PVH entry note. Read at every boot and reset of the guest.
     pub kernel: PathBuf,
     /// An initial RAM disk.
     pub initrd: Option<PathBuf>,

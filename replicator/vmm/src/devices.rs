@@ -2,34 +2,39 @@
 
 use kemari_core::Released;
 use kemari_devices::{
-    BusDevice, Device, DeviceId, Disk, DiskOptions, I8042, MMIO_BYTES, Memory, Net, NetOptions, Output, QUEUE_NOTIFY,
-    Serial,
+    BusDevice, Device, DeviceId, Disk, DiskOptions, I8042, MMIO_BYTES, Memory, Net, NetOptions, Output,
+    PowerManagement, QUEUE_NOTIFY, Serial,
 };
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::boot::Slot;
 use crate::kvm::failed;
 use crate::vcpu::Buses;
 use crate::{Error, MachineConfig};
 
-const SERIAL_PORT: u64 = 0x3f8;
-const SERIAL_IRQ: u32 = 4;
-const KEYBOARD_PORT: u64 = 0x60;
-const KEYBOARD_IRQ: u32 = 1;
+pub(crate) const SERIAL_PORT: u64 = 0x3f8;
+pub(crate) const SERIAL_IRQ: u32 = 4;
+pub(crate) const KEYBOARD_PORT: u64 = 0x60;
+pub(crate) const KEYBOARD_IRQ: u32 = 1;
+/// Where chipsets since Intel's PIIX4 have it, and their interrupt line for it.
+pub(crate) const POWER_PORT: u64 = 0x600;
+pub(crate) const POWER_IRQ: u32 = 9;
 
 /// Where the windows of virtio devices begin, in the hole below 4 GiB.
 const VIRTIO_BASE: u64 = 0xd000_0000;
 /// Interrupt lines for virtio devices: ISA's and the IOAPIC's own, less those that are somebody's by tradition.
-const VIRTIO_IRQS: [u32; 17] = [5, 6, 7, 9, 10, 11, 12, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23];
+pub(crate) const VIRTIO_IRQS: [u32; 16] = [5, 6, 7, 10, 11, 12, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23];
 
 /// All devices, in the order of their numbers.
 pub(crate) struct Devices {
     serial: Serial,
     keyboard: I8042,
+    power: PowerManagement,
     pub(crate) nets: Vec<Net>,
     pub(crate) disks: Vec<Disk>,
-    /// For the guest's command line.
-    virtio_irqs: Vec<u32>,
+    /// Where the guest finds the virtio devices.
+    slots: Vec<Slot>,
 }
 
 impl Devices {
@@ -48,10 +53,14 @@ impl Devices {
         let keyboard = I8042::new(id(), irqfd(vm, KEYBOARD_IRQ)?)
             .map_err(|source| Error::Resource { what: "the keyboard controller", source })?;
         buses.ports.add(KEYBOARD_PORT, I8042::PORTS, keyboard.bus());
-        let mut devices =
-            Devices { serial, keyboard, nets: Vec::new(), disks: Vec::new(), virtio_irqs: virtio_irqs.to_vec() };
-        let mut slots = virtio_irqs.iter().zip((VIRTIO_BASE..).step_by(MMIO_BYTES as usize));
-        let mut slot = || slots.next().map_or((0, 0), |(irq, base)| (*irq, base));
+        let power = PowerManagement::new(id(), irqfd(vm, POWER_IRQ)?)
+            .map_err(|source| Error::Resource { what: "the power management registers", source })?;
+        buses.ports.add(POWER_PORT, PowerManagement::PORTS, power.bus());
+        let bases = (VIRTIO_BASE..).step_by(MMIO_BYTES as usize);
+        let slots: Vec<Slot> = virtio_irqs.iter().zip(bases).map(|(&irq, base)| Slot { base, irq }).collect();
+        let mut free = slots.clone().into_iter();
+        let mut slot = || free.next().map_or((0, 0), |slot| (slot.irq, slot.base));
+        let mut devices = Devices { serial, keyboard, power, nets: Vec::new(), disks: Vec::new(), slots };
         for (index, nic) in config.nics.iter().enumerate() {
             let (irq, base) = slot();
             let options = NetOptions { tap: nic.tap.clone(), mac: nic.mac };
@@ -72,22 +81,21 @@ impl Devices {
         Ok(devices)
     }
 
-    /// What a guest's command line must say for it to find the virtio devices.
-    pub(crate) fn cmdline(&self) -> String {
-        let slots = self.virtio_irqs.iter().zip((VIRTIO_BASE..).step_by(MMIO_BYTES as usize));
-        slots.map(|(irq, base)| format!(" virtio_mmio.device={}K@{base:#x}:{irq}", MMIO_BYTES >> 10)).collect()
+    /// Where the guest finds the virtio devices.
+    pub(crate) fn slots(&self) -> &[Slot] {
+        &self.slots
     }
 
     /// All of them.
     pub(crate) fn all(&self) -> impl Iterator<Item = &dyn Device> {
-        let own: [&dyn Device; 2] = [&self.serial, &self.keyboard];
+        let own: [&dyn Device; 3] = [&self.serial, &self.keyboard, &self.power];
         let nets = self.nets.iter().map(|net| net as &dyn Device);
         own.into_iter().chain(nets).chain(self.disks.iter().map(|disk| disk as &dyn Device))
     }
 
     /// All of them.
     pub(crate) fn all_mut(&mut self) -> impl Iterator<Item = &mut dyn Device> {
-        let own: [&mut dyn Device; 2] = [&mut self.serial, &mut self.keyboard];
+        let own: [&mut dyn Device; 3] = [&mut self.serial, &mut self.keyboard, &mut self.power];
         let nets = self.nets.iter_mut().map(|net| net as &mut dyn Device);
         own.into_iter().chain(nets).chain(self.disks.iter_mut().map(|disk| disk as &mut dyn Device))
     }
@@ -102,9 +110,11 @@ impl Devices {
         &self.serial
     }
 
-    /// The keyboard.
-    pub(crate) fn keyboard(&mut self) -> &mut I8042 {
-        &mut self.keyboard
+    /// Asks the guest to shut down: by the power button if it has an ear for it, by Ctrl-Alt-Del otherwise.
+    pub(crate) fn ask_to_shut_down(&mut self) {
+        if !self.power.press_button() {
+            self.keyboard.ctrl_alt_del();
+        }
     }
 
     /// Gives an output back to the device it came from.

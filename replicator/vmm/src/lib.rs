@@ -11,6 +11,7 @@
 //! does not fit there lies from 4 GiB on, behind the hole for devices. Page `n` is at address `n * 4096` below the hole, and
 //! 1 GiB higher above it.
 
+mod acpi;
 mod boot;
 mod bus;
 mod chips;

@@ -161,7 +161,7 @@ impl Machine {
         self.birth = birth;
         loaded.map_err(|error| Error::Reset(Box::new(error)))?;
         self.ram.clear()?;
-        let entry = boot::load(&self.config, &self.devices.cmdline(), self.ram.memory())?;
+        let entry = boot::load(&self.config, self.devices.slots(), self.ram.memory())?;
         self.crew.paused().first_mut().map_or(Ok(()), |vcpu| vcpu.begin_at(entry))
     }
 
@@ -299,6 +299,7 @@ impl Machine {
         device.service(id, outputs, &mut device_events);
         events.extend(device_events.into_iter().map(|event| match event {
             DeviceEvent::Reset => MachineEvent::Reset,
+            DeviceEvent::PowerOff => MachineEvent::Shutdown,
             DeviceEvent::DiskError(text) => MachineEvent::DiskError(text),
         }));
     }
@@ -344,9 +345,9 @@ impl Machine {
         self.devices.disks.iter().map(Device::in_flight).sum()
     }
 
-    /// Asks the guest to shut down, by Ctrl-Alt-Del.
-    pub fn ctrl_alt_del(&mut self) {
-        self.devices.keyboard().ctrl_alt_del();
+    /// Asks the guest to shut down: presses the power button or, if the guest does not listen to that, Ctrl-Alt-Del.
+    pub fn ask_to_shut_down(&mut self) {
+        self.devices.ask_to_shut_down();
     }
 
     /// How long the steps of the last checkpoint took.

@@ -1,7 +1,9 @@
 //! The MP table: how a guest without ACPI finds its processors and interrupt lines (Intel MultiProcessor Specification 1.4).
 
-const LAPIC_ADDRESS: u32 = 0xfee0_0000;
-const IOAPIC_ADDRESS: u32 = 0xfec0_0000;
+/// Where every LAPIC is.
+pub(crate) const LAPIC_ADDRESS: u32 = 0xfee0_0000;
+/// Where the IOAPIC is.
+pub(crate) const IOAPIC_ADDRESS: u32 = 0xfec0_0000;
 /// Of the LAPIC and IOAPIC that KVM has.
 const LAPIC_VERSION: u8 = 0x14;
 const IOAPIC_VERSION: u8 = 0x11;

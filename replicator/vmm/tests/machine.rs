@@ -378,9 +378,10 @@ fn the_kernel_is_told_what_it_must_know() {
     let [magic, version, _, modules, module, _, cmdline, _, rsdp, _, map, _, entries, _] = info[..] else {
         panic!("14 words")
     };
-    assert_eq!((magic, version, modules, rsdp, entries), (0x336e_c578, 1, 1, 0, 3));
+    assert_eq!((magic, version, modules, entries), (0x336e_c578, 1, 1, 3));
     let memory = guest.memory();
     assert!(memory[cmdline as usize..].starts_with(b"quiet\0"));
+    assert!(memory[rsdp as usize..].starts_with(b"RSD PTR "));
     let field = |at: u32| guest.word(u64::from(at));
     let ram_end = common::MEMORY_MIB as u32 * (1 << 20);
     assert_eq!((field(map + 48), field(map + 48 + 8), field(map + 48 + 16)), (0x10_0000, ram_end - 0x10_0000, 1));
@@ -388,6 +389,55 @@ fn the_kernel_is_told_what_it_must_know() {
     assert_eq!(bytes, 5000);
     assert!(begin % 4096 == 0 && memory[begin..begin + bytes].iter().all(|byte| *byte == 0x5a));
     assert!(memory[0x9_fc00..].starts_with(b"_MP_"));
+}
+
+/// A bzImage whose 32-bit code is the counter, and which needs `init_bytes` of memory from 1 MiB on.
+fn bzimage(init_bytes: u32) -> Vec<u8> {
+    let mut image = vec![0; 0x400];
+    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0x1f1, &[1]); // setup_sects
+    put(0x202, b"HdrS");
+    put(0x206, &0x020f_u16.to_le_bytes()); // version
+    put(0x211, &[1]); // loadflags: loaded high
+    put(0x214, &0x10_0000_u32.to_le_bytes()); // code32_start
+    put(0x22c, &0x7fff_ffff_u32.to_le_bytes()); // initrd_addr_max
+    put(0x238, &255_u32.to_le_bytes()); // cmdline_size
+    put(0x258, &0x10_0000_u64.to_le_bytes()); // pref_address
+    put(0x260, &init_bytes.to_le_bytes()); // init_size
+    // A selector is loaded, for which the descriptor table must be there.
+    image.extend([0x66, 0xb8, 0x18, 0, 0x8e, 0xd8, 0x89, 0x35, 0, 0x90, 0, 0]); // mov ax,18h; mov ds,ax; mov [9000h],esi
+    image.extend(COUNTER);
+    image
+}
+
+#[test]
+fn a_bzimage_begins_at_its_32_bit_entry() {
+    if !has_kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let (kernel, initrd) = (dir.path().join("kernel"), dir.path().join("initrd"));
+    std::fs::write(&kernel, bzimage(4 << 20)).expect("written");
+    std::fs::write(&initrd, [0x5a; 5000]).expect("written");
+    let mut config = common::config(kernel.clone(), 1);
+    config.initrd = Some(initrd);
+    let mut guest = Guest { machine: Machine::new(&config).expect("a machine"), dir };
+    guest.machine.boot().expect("booted");
+    guest.run_for(A_WHILE);
+    assert!(guest.count() > 0, "it did not run");
+    let params = u64::from(guest.word(0x9000));
+    let field = |at: u64| guest.word(params + at) as usize;
+    let memory = guest.memory();
+    assert!(memory[field(0x70)..].starts_with(b"RSD PTR "), "acpi_rsdp_addr");
+    assert!(memory[field(0x228)..].starts_with(b"quiet\0"), "cmd_line_ptr");
+    let (begin, bytes) = (field(0x218), field(0x21c));
+    assert!(bytes == 5000 && memory[begin..begin + bytes].iter().all(|byte| *byte == 0x5a), "ramdisk");
+    assert_eq!(field(0x1e8) & 0xff, 3, "e820_entries");
+    assert_eq!((field(0x2d0 + 40), field(0x2d0 + 48), field(0x2d0 + 56)), (0x10_0000, (16 << 20) - 0x10_0000, 1));
+
+    std::fs::write(&kernel, bzimage(64 << 20)).expect("written");
+    let refusal = guest.machine.boot().expect_err("it does not fit");
+    assert!(refusal.to_string().contains("needs 65 MiB"), "{refusal}");
 }
 
 #[test]

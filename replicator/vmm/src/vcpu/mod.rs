@@ -62,7 +62,7 @@ impl Vcpu {
     }
 
     /// Puts it at the entry of a kernel.
-    pub(crate) fn begin_at(&mut self, entry: u64) -> Result<(), Error> {
+    pub(crate) fn begin_at(&mut self, entry: boot::Entry) -> Result<(), Error> {
         let (regs, sregs) = boot::registers(entry, &get_sregs2(&self.fd).map_err(failed("KVM_GET_SREGS2"))?);
         set_sregs2(&self.fd, &sregs).map_err(failed("KVM_SET_SREGS2"))?;
         self.fd.set_regs(&regs).map_err(failed("KVM_SET_REGS"))

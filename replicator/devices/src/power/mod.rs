@@ -1,0 +1,239 @@
+//! Power management: ACPI's fixed registers PM1 event and PM1 control (ACPI 6.5, 4.8.3), as far as a guest needs them to turn itself
+//! off and to be asked to do so.
+//!
+//! Of the events there is the power button, of the sleep states "soft off". The machine is always in ACPI mode.
+
+#[cfg(test)]
+mod tests;
+
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kemari_core::Released;
+use serde::{Deserialize, Serialize};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::device::{decode, encode};
+use crate::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Output, Source, SourceId, StateError};
+
+const KIND: &str = "power";
+const STATE_VERSION: u16 = 1;
+
+/// Offsets of the registers, each of two bytes.
+const STATUS: u64 = 0;
+const ENABLE: u64 = 2;
+const CONTROL: u64 = 4;
+
+/// In status and enable.
+const POWER_BUTTON: u16 = 1 << 8;
+/// Events that may be enabled; of all but the power button nothing ever comes.
+const EVENTS: u16 = 1 << 0 | 1 << 5 | POWER_BUTTON | 1 << 9 | 1 << 10;
+
+/// In control: interrupts of events go to the operating system (ACPI mode).
+const CONTROL_SCI: u16 = 1 << 0;
+/// In control: what to do at the next sleep.
+const CONTROL_SLEEP_TYPE: u16 = 7 << 10;
+const CONTROL_SLEEP_TYPE_SHIFT: u32 = 10;
+/// In control, write-only: sleep now.
+const CONTROL_SLEEP: u16 = 1 << 13;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Registers {
+    status: u16,
+    enable: u16,
+    sleep_type: u16,
+    /// The guest has turned itself off, and the machine was not yet told.
+    off: bool,
+}
+
+impl Registers {
+    fn read(&self, register: u64) -> u16 {
+        match register {
+            STATUS => self.status,
+            ENABLE => self.enable,
+            CONTROL => self.sleep_type | CONTROL_SCI,
+            _ => 0,
+        }
+    }
+
+    fn write(&mut self, register: u64, value: u16) {
+        match register {
+            // A one clears.
+            STATUS => self.status &= !value,
+            ENABLE => self.enable = value & EVENTS,
+            CONTROL => {
+                self.sleep_type = value & CONTROL_SLEEP_TYPE;
+                let off = u16::from(PowerManagement::SLEEP_TYPE_OFF) << CONTROL_SLEEP_TYPE_SHIFT;
+                self.off |= value & CONTROL_SLEEP != 0 && self.sleep_type == off;
+            }
+            _ => {}
+        }
+    }
+
+    fn interrupts(&self) -> bool {
+        self.status & self.enable != 0
+    }
+}
+
+/// The bus side.
+struct Block {
+    registers: Mutex<Registers>,
+    irq: EventFd,
+    /// Tells the event loop that the guest is off.
+    wake: EventFd,
+}
+
+impl Block {
+    /// A poisoned lock is taken all the same: nothing here leaves the registers half changed.
+    fn lock(&self) -> MutexGuard<'_, Registers> {
+        self.registers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets `change` change the registers, then does what follows from it.
+    fn change(&self, change: impl FnOnce(&mut Registers)) {
+        let mut registers = self.lock();
+        let before = registers.interrupts();
+        change(&mut registers);
+        let (interrupt, off) = (registers.interrupts() && !before, registers.off);
+        drop(registers);
+        if interrupt {
+            signal(&self.irq);
+        }
+        if off {
+            signal(&self.wake);
+        }
+    }
+}
+
+impl BusDevice for Block {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        let registers = self.lock();
+        for (at, byte) in (offset..).zip(data) {
+            *byte = registers.read(at & !1).to_le_bytes()[at as usize & 1];
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        self.change(|registers| {
+            for (at, pair) in (offset..).step_by(2).zip(data.chunks(2)) {
+                // Bytes and unaligned words are not how these registers are written (4.8.3.1).
+                if let &[low, high] = pair
+                    && at % 2 == 0
+                {
+                    registers.write(at, u16::from_le_bytes([low, high]));
+                }
+            }
+        });
+    }
+}
+
+fn signal(event: &EventFd) {
+    if let Err(error) = event.write(1) {
+        log::error!("{KIND}: eventfd: {error}");
+    }
+}
+
+/// The power management registers of a machine, with a power button.
+pub struct PowerManagement {
+    id: DeviceId,
+    block: Arc<Block>,
+    started: bool,
+}
+
+impl PowerManagement {
+    /// Bytes of its port window.
+    pub const PORTS: u64 = 6;
+
+    /// The registers in it: PM1 event and PM1 control, each by offset and bytes.
+    pub const REGISTERS: [(u64, u8); 2] = [(STATUS, 4), (CONTROL, 2)];
+
+    /// What the guest writes to be off: the value for `\_S5`.
+    pub const SLEEP_TYPE_OFF: u8 = 5;
+
+    /// Makes the registers. `irq` is the irqfd of the line for ACPI's events.
+    ///
+    /// # Errors
+    /// Out of file descriptors.
+    pub fn new(id: DeviceId, irq: EventFd) -> std::io::Result<PowerManagement> {
+        let wake = EventFd::new(EFD_NONBLOCK)?;
+        let block = Arc::new(Block { registers: Mutex::default(), irq, wake });
+        Ok(PowerManagement { id, block, started: false })
+    }
+
+    /// Presses and releases the power button. Whether the guest listens to it: if not, nothing has happened.
+    pub fn press_button(&mut self) -> bool {
+        let listens = self.started && self.block.lock().enable & POWER_BUTTON != 0;
+        if listens {
+            self.block.change(|registers| registers.status |= POWER_BUTTON);
+        }
+        listens
+    }
+}
+
+impl Device for PowerManagement {
+    fn id(&self) -> DeviceId {
+        self.id
+    }
+
+    fn bus(&self) -> Arc<dyn BusDevice> {
+        self.block.clone()
+    }
+
+    fn sources(&self) -> Vec<Source> {
+        let id = SourceId { device: self.id, index: 0 };
+        vec![Source { fd: self.block.wake.as_raw_fd(), id, interest: Interest::Readable }]
+    }
+
+    fn service(&mut self, _source: SourceId, _outputs: &mut Vec<Output>, events: &mut Vec<DeviceEvent>) {
+        if self.started && std::mem::take(&mut self.block.lock().off) {
+            events.push(DeviceEvent::PowerOff);
+        }
+    }
+
+    fn collect(&mut self, _outputs: &mut Vec<Output>) {}
+
+    fn release(&mut self, _output: Released<Output>) {}
+
+    fn set_backpressure(&mut self, _full: bool) {}
+
+    fn start(&mut self) {
+        self.started = true;
+        let registers = self.block.lock();
+        let (interrupt, off) = (registers.interrupts(), registers.off);
+        drop(registers);
+        if interrupt {
+            signal(&self.block.irq);
+        }
+        if off {
+            signal(&self.block.wake);
+        }
+    }
+
+    fn stop(&mut self) {
+        self.started = false;
+    }
+
+    fn kind(&self) -> &'static str {
+        KIND
+    }
+
+    fn state_version(&self) -> u16 {
+        STATE_VERSION
+    }
+
+    fn save(&self, into: &mut Vec<u8>) {
+        encode(&*self.block.lock(), into);
+    }
+
+    fn load(&mut self, version: u16, state: &[u8]) -> Result<(), StateError> {
+        let registers: Registers = decode(KIND, STATE_VERSION, version, state)?;
+        let Registers { status, enable, sleep_type, .. } = registers;
+        if status & !POWER_BUTTON != 0 || enable & !EVENTS != 0 || sleep_type & !CONTROL_SLEEP_TYPE != 0 {
+            let what = format!("status {status:#x}, enable {enable:#x}, sleep type {sleep_type:#x}");
+            return Err(StateError::Invalid { kind: KIND, what });
+        }
+        self.started = false;
+        *self.block.lock() = registers;
+        Ok(())
+    }
+}
