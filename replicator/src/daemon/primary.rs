@@ -33,8 +33,31 @@ pub(crate) enum Peer {
     Unseen,
     /// It is there.
     Present,
-    /// It is gone; the text says how.
-    Gone(String),
+    /// It is gone.
+    Gone {
+        /// How it went, if it was there.
+        parted: Option<String>,
+        /// Why it cannot be reached since.
+        unreachable: Option<String>,
+    },
+}
+
+impl Peer {
+    /// Dialling has failed.
+    fn unreachable(&mut self, reason: &str) {
+        let parted = match self {
+            Peer::Gone { parted, .. } => parted.take(),
+            Peer::Unseen | Peer::Present => None,
+        };
+        *self = Peer::Gone { parted, unreachable: Some(reason.to_owned()) };
+    }
+
+    /// What an operator has to know, if it is not there.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let Peer::Gone { parted, unreachable } = self else { return None };
+        let said = [parted, unreachable].into_iter().flatten();
+        Some(said.map(String::as_str).collect::<Vec<_>>().join("; since then: "))
+    }
 }
 
 /// The primary's side of one guest.
@@ -248,7 +271,7 @@ impl Primary {
             self.protocol.link_down(now, reason);
             // What ended a link that was up, the protocol has said better.
             if !link.was_up() {
-                self.peer = Peer::Gone(reason.to_owned());
+                self.peer.unreachable(reason);
             }
             self.link = None;
         }
@@ -328,7 +351,7 @@ impl Primary {
             self.awaiting = None;
         }
         self.dismiss_waiters(&mut host.news);
-        self.peer = Peer::Gone(reason);
+        self.peer = Peer::Gone { parted: Some(reason), unreachable: None };
         // In sync mode the guest may be waiting for an acknowledgement that will not come. It goes on; its output does not.
         if self.awaiting.take().is_some() {
             self.go_on(host);

@@ -12,7 +12,7 @@ use kemari_vmm::{Output, OutputKind};
 
 use super::host::Host;
 use super::node::Role;
-use super::primary::{Peer, Primary};
+use super::primary::Primary;
 use super::standby::Standby;
 use crate::evidence::Evidence;
 
@@ -84,10 +84,7 @@ fn primary_status(now: Instant, primary: &Primary, status: Status) -> Status {
         role: RoleName::Primary,
         replication,
         peer: protocol.peer,
-        trouble: match &primary.peer {
-            Peer::Gone(reason) => Some(reason.clone()),
-            Peer::Unseen | Peer::Present => None,
-        },
+        trouble: primary.peer.trouble(),
         image: protocol.committed.as_ref().map(image_name),
         sync,
         gate: Some(gate(primary)),
