@@ -113,7 +113,8 @@ fn a_restart_and_a_crash_forget_nothing() {
     site.start();
     site.log("6,7,1000,-;EDAC MC0: 1 UE error on A1 (csrow:0 page:0x0)\n");
     site.becomes("red");
-    wait_for("the file", || site.path("state/m.json").exists().then_some(()));
+    let state = || fs::read_to_string(site.path("state/m.json")).unwrap_or_default();
+    wait_for("the file", || state().contains("\"colour\":\"red\"").then_some(()));
     assert!(!site.stop("-KILL"));
     site.start();
     assert_eq!(site.status()["colour"], "red");
