@@ -5,10 +5,15 @@
 mod support;
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use kemari_control::{ConsoleStatus, Replication, Reply, Request, Role, Status};
 
 use support::{Site, fixture, format_text, mc_event, page, wait_for};
 
@@ -108,7 +113,8 @@ fn a_restart_and_a_crash_forget_nothing() {
     site.start();
     site.log("6,7,1000,-;EDAC MC0: 1 UE error on A1 (csrow:0 page:0x0)\n");
     site.becomes("red");
-    wait_for("the file", || site.path("state/m.json").exists().then_some(()));
+    let state = || fs::read_to_string(site.path("state/m.json")).unwrap_or_default();
+    wait_for("the file", || state().contains("\"colour\":\"red\"").then_some(()));
     assert!(!site.stop("-KILL"));
     site.start();
     assert_eq!(site.status()["colour"], "red");
@@ -183,6 +189,88 @@ fn red_is_held_back_while_the_other_node_is_red() {
     // Both are red: alpha has the lower id, and takes it back.
     fs::write(site.path("beta"), "red").expect("writable");
     published(&site, "#health-mce", "yellow");
+}
+
+/// A primary's control socket: how it is replicated can be set, and what was asked of it, status aside, is kept.
+#[derive(Clone)]
+struct Replicator {
+    replication: Arc<Mutex<Replication>>,
+    asked: Arc<Mutex<Vec<Request>>>,
+}
+
+impl Replicator {
+    fn listen(path: &Path, replication: Replication) -> Replicator {
+        let replicator = Replicator { replication: Arc::new(Mutex::new(replication)), asked: Arc::default() };
+        let listener = UnixListener::bind(path).expect("a new socket");
+        let copy = replicator.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = BufReader::new(stream.expect("somebody connects"));
+                let mut line = String::new();
+                while stream.read_line(&mut line).unwrap_or(0) > 0 {
+                    let reply = copy.answer(&serde_json::from_str(&line).expect("a request"));
+                    let reply = serde_json::to_string(&reply).expect("JSON") + "\n";
+                    stream.get_mut().write_all(reply.as_bytes()).expect("somebody reads");
+                    line.clear();
+                }
+            }
+        });
+        replicator
+    }
+
+    fn answer(&self, request: &Request) -> Reply {
+        if *request != Request::Status {
+            self.asked.lock().expect("ours").push(request.clone());
+            return Reply::Done { detail: String::new() };
+        }
+        Reply::Status(Box::new(Status {
+            guest: "web".into(),
+            node: "alpha".into(),
+            pid: 1,
+            role: Role::Primary,
+            generation: None,
+            standing: None,
+            authority: None,
+            replication: *self.replication.lock().expect("ours"),
+            peer: Some("beta".into()),
+            trouble: None,
+            image: None,
+            commit_age_ms: None,
+            not_promotable: None,
+            sync: None,
+            gate: None,
+            checkpoints: None,
+            nics: Vec::new(),
+            disks: Vec::new(),
+            console: ConsoleStatus { written_bytes: 0, dropped_bytes: 0 },
+        }))
+    }
+
+    fn was_asked(&self, wanted: &[Request]) {
+        wait_for(&format!("{wanted:?}"), || (*self.asked.lock().expect("ours") == wanted).then_some(()));
+    }
+}
+
+#[test]
+fn a_guest_without_standby_keeps_its_host_yellow_and_is_checkpointed_more_often() {
+    let mut site = with_cluster();
+    fs::create_dir(site.path("guests")).expect("new");
+    let socket = site.path("web.sock");
+    let guest = format!("[guest]\nname = \"web\"\n[node]\ncontrol = \"{}\"\n", socket.display());
+    fs::write(site.path("guests/web.toml"), guest).expect("writable");
+    let replicator = Replicator::listen(&socket, Replication::Syncing);
+    site.start();
+    published(&site, "#health-mce", "green");
+    site.trace().write_all(&edac(1, "DIMM_A1")).expect("somebody reads");
+    published(&site, "kemari-mce-why", "would be red, but guest web has no standby in sync; red: memory DIMM_A1: UE");
+    published(&site, "#health-mce", "yellow");
+    let pace = |max_epoch_ms| Request::Pace { max_epoch_ms };
+    replicator.was_asked(&[Request::Checkpoint, pace(Some(100))]);
+    *replicator.replication.lock().expect("ours") = Replication::Protected;
+    published(&site, "#health-mce", "red");
+    assert!(site.ask(&["clear"]).status.success());
+    published(&site, "#health-mce", "green");
+    replicator.was_asked(&[Request::Checkpoint, pace(Some(100)), pace(None)]);
 }
 
 #[test]

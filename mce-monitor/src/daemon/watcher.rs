@@ -149,10 +149,16 @@ impl Watcher {
         match watched.source.read(now, &mut self.heard) {
             Ok(Turn { more, lost }) => {
                 if lost > 0 {
-                    log::warn!("{}: records were lost ({lost} more); counters are compared", watched.name);
+                    if watched.lost == 0 {
+                        log::warn!(
+                            "{}: records were lost; `status` says how many, and counters are compared",
+                            watched.name
+                        );
+                    }
                     watched.lost += lost;
-                    // At once, and not when it is their time: as far as they count what was lost.
-                    self.reconciled = now.minus(self.reconcile);
+                    // Soon, and not when it is their time; but a flood that loses much must not be about counters only.
+                    let overdue = now.minus(self.reconcile.saturating_sub(COUNTING));
+                    self.reconciled = self.reconciled.min(overdue);
                 }
                 if more {
                     self.unread.insert(index);

@@ -79,16 +79,17 @@ impl Gate {
     }
 
     fn obstacle(&mut self, now: Moment, guests: &[Guest], cluster: &Cluster) -> Option<String> {
-        let is_red = |peer: &&Peer| peer.online && peer.colour == Colour::Red;
-        // Both have published it in the same moment: the higher id keeps it, and waits for the other to take its own back.
+        // If both have published it in the same moment the higher id keeps it, and waits for the other to take its own back.
         let keeps = |peer: &Peer| self.published == Colour::Red && cluster.own_id > peer.id;
-        if let Some(red) = cluster.peers.iter().filter(is_red).find(|peer| !keeps(peer)) {
-            return Some(format!("{} is red, too", red.name));
+        let there: Vec<&Peer> = cluster.peers.iter().filter(|peer| peer.online).collect();
+        let (good, red): (Vec<&Peer>, Vec<&Peer>) =
+            there.into_iter().partition(|peer| peer.colour != Colour::Red || keeps(peer));
+        match (good.first(), red.first()) {
+            (None, None) => return Some("no other node is there".to_owned()),
+            (None, Some(red)) => return Some(format!("{} is red, too", red.name)),
+            (Some(_), _) => {}
         }
-        if !cluster.peers.iter().any(|peer| peer.online) {
-            return Some("no other node is there".to_owned());
-        }
-        let obstacle = guests.iter().filter(|guest| guest.runs_here).find_map(|guest| no_way_out(guest, cluster));
+        let obstacle = guests.iter().filter(|guest| guest.runs_here).find_map(|guest| no_way_out(guest, &good));
         self.tolerate_a_move(now, obstacle)
     }
 
@@ -103,14 +104,14 @@ impl Gate {
     }
 }
 
-/// Why a guest cannot leave.
-fn no_way_out(guest: &Guest, cluster: &Cluster) -> Option<String> {
+/// Why a guest cannot leave for one of the nodes that are `good`.
+fn no_way_out(guest: &Guest, good: &[&Peer]) -> Option<String> {
     if !guest.protected {
         return Some(format!("guest {} has no standby in sync", guest.name));
     }
     let name = guest.peer.as_deref()?;
-    let there = cluster.peers.iter().any(|peer| peer.name == name && peer.online);
-    (!there).then(|| format!("{name}, the standby of guest {}, is no node that is there", guest.name))
+    let there = good.iter().any(|peer| peer.name == name);
+    (!there).then(|| format!("{name}, the standby of guest {}, is red, too, or not there", guest.name))
 }
 
 #[cfg(test)]
@@ -149,6 +150,17 @@ mod tests {
             assert_eq!(decision.colour, Colour::Yellow, "{word}");
             assert!(decision.held_back.as_deref().is_some_and(|why| why.contains(word)), "{decision:?}");
         }
+    }
+
+    #[test]
+    fn of_three_nodes_the_standby_s_counts() {
+        let three = |beta, gamma| {
+            let peer = |name: &str, id, colour| Peer { name: name.into(), id, online: true, colour };
+            Cluster { own_id: 1, peers: vec![peer("beta", 2, beta), peer("gamma", 3, gamma)] }
+        };
+        assert_eq!(decide(&guest(true), &three(Colour::Green, Colour::Red)).colour, Colour::Red);
+        assert_eq!(decide(&guest(true), &three(Colour::Red, Colour::Green)).colour, Colour::Yellow);
+        assert_eq!(decide(&[], &three(Colour::Red, Colour::Green)).colour, Colour::Red);
     }
 
     #[test]
