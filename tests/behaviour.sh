@@ -15,6 +15,8 @@ says "promotion before creation is refused" 'is the replicator running' ask alph
 says "create names the node" 'guest web created' "$replicator" create "$dir/alpha.toml"
 says "create works once" 'exists' "$replicator" create "$dir/alpha.toml"
 start alpha
+sleep 60 | ask alpha console >"$dir/console.out" 2>&1 &
+pid[console]=$!
 says "the guest boots" 'the guest boots here' ask alpha promote
 
 configure beta 7042 7041 128 key
@@ -57,6 +59,8 @@ ends alpha
 becomes "SIGTERM hands the guest over" beta 'beta .*: primary'
 start alpha
 becomes "the other way round" beta PROTECTED
+says "an attached console attaches again" 'attached again' cat "$dir/console.out"
+kill "${pid[console]}"
 ends alpha
 becomes "a standby that leaves says so" beta 'trouble +stopped'
 says "output is held until the operator consents" 'gate +closed' ask beta status

@@ -73,6 +73,8 @@ mac = "52:54:00:4b:00:02"
 [[disk]]
 path = "$dir/disk"
 serial = "ledger"
+[console]
+output = "socket:$dir/$1.console"
 [node]
 name = "$1"
 state_dir = "$dir/$1.state"

@@ -2,6 +2,7 @@
 //!
 //! Exit status: 0 if what was asked for is done, 1 if not (the reason is on stderr), 2 if the command line makes no sense.
 
+mod console;
 mod show;
 
 use std::io::{self, Write};
@@ -114,6 +115,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Attach this terminal to the guest's serial console
+    Console {
+        /// The guest's configuration
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
     /// Show on this machine alone how a guest survives: two nodes, a client, two kills (needs root and /dev/kvm)
     Demo(demo::Options),
     /// Measure on this machine what protection costs, beside what the machine does at best (needs root and /dev/kvm)
@@ -206,6 +213,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Shutdown(node) => node.order(&Request::Shutdown),
         Command::Stop(node) => node.order(&Request::Stop),
         Command::Events { node, json } => events(&node, json),
+        Command::Console { config } => console::attach(&Config::load(&config)?),
         Command::Demo(options) => Ok(demo::run(&options)?),
         Command::Bench(options) => Ok(bench::run(&options)?),
         Command::Completions { shell } => {
