@@ -234,6 +234,7 @@ impl Replicator {
             replication: *self.replication.lock().expect("ours"),
             peer: Some("beta".into()),
             trouble: None,
+            mended_pages: 0,
             image: None,
             commit_age_ms: None,
             not_promotable: None,

@@ -147,7 +147,7 @@ pub trait Device: Send {
         0
     }
 
-    /// The kind of device, naming its saved state: "net", "disk", "serial", "i8042" or "power".
+    /// The kind of device, naming its saved state: "net", "disk", "rng", "serial", "i8042" or "power".
     fn kind(&self) -> &'static str;
 
     /// The version of what [`save`](Device::save) writes.

@@ -1,4 +1,5 @@
-//! Device models of the guest: network, disk, serial port, keyboard controller, power management; virtio over MMIO.
+//! Device models of the guest: network, disk, randomness, serial port, keyboard controller, power management; virtio over
+//! MMIO.
 //!
 //! A device has two sides. The **bus side** ([`BusDevice`]) is called by vCPU threads and touches registers only. The
 //! **backend** ([`Device`]) belongs to the event loop, which polls its [`Source`]s and calls [`Device::service`]. What the guest
@@ -15,6 +16,7 @@ mod i8042;
 mod net;
 mod output;
 mod power;
+mod rng;
 mod serial;
 mod virtio;
 
@@ -24,6 +26,7 @@ pub use i8042::I8042;
 pub use net::{Net, NetError, NetOptions, NetStats};
 pub use output::{Output, OutputKind};
 pub use power::PowerManagement;
+pub use rng::Rng;
 pub use serial::{ConsoleStats, Serial, Sink, SinkError};
 pub use virtio::{MMIO_BYTES, QUEUE_NOTIFY};
 

@@ -10,6 +10,8 @@ use crate::kvm::failed;
 pub(crate) const MSR_TSC: u32 = 0x10;
 /// IA32_TSC_DEADLINE.
 pub(crate) const MSR_TSC_DEADLINE: u32 = 0x6e0;
+/// IA32_SYSENTER_ESP and IA32_SYSENTER_EIP.
+pub(crate) const MSR_SYSENTER_POINTERS: [u32; 2] = [0x175, 0x176];
 /// The two numbers of the MSR that makes KVM write the time of day to guest memory.
 pub(crate) const MSR_WALL_CLOCK: [u32; 2] = [0x11, 0x4b56_4d00];
 /// The two numbers of the MSR that tells KVM where in guest memory to keep kvmclock up to date.

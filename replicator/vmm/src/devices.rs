@@ -2,8 +2,8 @@
 
 use kemari_core::Released;
 use kemari_devices::{
-    BusDevice, Device, DeviceId, Disk, DiskOptions, I8042, MMIO_BYTES, Memory, Net, NetOptions, Output,
-    PowerManagement, QUEUE_NOTIFY, Serial,
+    Device, DeviceId, Disk, DiskOptions, I8042, MMIO_BYTES, Memory, Net, NetOptions, Output, PowerManagement,
+    QUEUE_NOTIFY, Rng, Serial,
 };
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -11,7 +11,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use crate::boot::Slot;
 use crate::kvm::failed;
 use crate::vcpu::Buses;
-use crate::{Error, MachineConfig};
+use crate::{DiskConfig, Error, MachineConfig, NicConfig};
 
 pub(crate) const SERIAL_PORT: u64 = 0x3f8;
 pub(crate) const SERIAL_IRQ: u32 = 4;
@@ -33,52 +33,101 @@ pub(crate) struct Devices {
     power: PowerManagement,
     pub(crate) nets: Vec<Net>,
     pub(crate) disks: Vec<Disk>,
+    rng: Rng,
     /// Where the guest finds the virtio devices.
     slots: Vec<Slot>,
+}
+
+/// Gives devices their numbers, virtio devices also a place each, and wires them.
+struct Wiring<'a> {
+    vm: &'a VmFd,
+    buses: &'a mut Buses,
+    next_id: u8,
+    slots: Vec<Slot>,
+}
+
+impl Wiring<'_> {
+    fn id(&mut self) -> DeviceId {
+        let id = DeviceId(self.next_id);
+        self.next_id += 1;
+        id
+    }
+
+    /// The next free place for a virtio device, and an eventfd for its interrupt line.
+    fn slot(&mut self) -> Result<(Slot, EventFd), Error> {
+        let index = self.slots.len();
+        let Some(&irq) = VIRTIO_IRQS.get(index) else {
+            // One is for randomness.
+            let remedy = format!("there are interrupt lines for {} of them", VIRTIO_IRQS.len() - 1);
+            return Err(Error::Config { key: "nics and disks", value: "too many".to_owned(), remedy });
+        };
+        let slot = Slot { base: VIRTIO_BASE + index as u64 * MMIO_BYTES, irq };
+        self.slots.push(slot);
+        Ok((slot, irqfd(self.vm, irq)?))
+    }
+
+    fn nics(&mut self, nics: &[NicConfig], memory: &Memory) -> Result<Vec<Net>, Error> {
+        let mut nets = Vec::with_capacity(nics.len());
+        for (index, NicConfig { tap, mac }) in nics.iter().enumerate() {
+            let (slot, irq) = self.slot()?;
+            let options = NetOptions { tap: tap.clone(), mac: *mac };
+            let net = Net::new(self.id(), memory.clone(), irq, &options);
+            let net = net.map_err(|source| Error::Net { index, source })?;
+            self.wire(&net, slot)?;
+            nets.push(net);
+        }
+        Ok(nets)
+    }
+
+    fn disks(&mut self, configs: &[DiskConfig], memory: &Memory) -> Result<Vec<Disk>, Error> {
+        let mut disks = Vec::with_capacity(configs.len());
+        for (index, config) in configs.iter().enumerate() {
+            let (slot, irq) = self.slot()?;
+            let DiskConfig { path, serial, read_only } = config.clone();
+            let disk = Disk::new(self.id(), memory.clone(), irq, &DiskOptions { path, serial, read_only });
+            let disk = disk.map_err(|source| Error::Disk { index, source })?;
+            self.wire(&disk, slot)?;
+            disks.push(disk);
+        }
+        Ok(disks)
+    }
+
+    fn rng(&mut self, memory: &Memory) -> Result<Rng, Error> {
+        let (slot, irq) = self.slot()?;
+        let rng = Rng::new(self.id(), memory.clone(), irq)
+            .map_err(|source| Error::Resource { what: "the source of randomness", source })?;
+        self.wire(&rng, slot)?;
+        Ok(rng)
+    }
+
+    /// Puts a virtio device where the guest will look for it, and lets KVM turn its notifications into signals.
+    fn wire(&mut self, device: &dyn Device, slot: Slot) -> Result<(), Error> {
+        self.buses.addresses.add(slot.base, MMIO_BYTES, device.bus());
+        let notify = IoEventAddress::Mmio(slot.base + QUEUE_NOTIFY);
+        for (queue, notifier) in (0u32..).zip(device.notifiers()) {
+            self.vm.register_ioevent(notifier, &notify, queue).map_err(failed("KVM_IOEVENTFD"))?;
+        }
+        Ok(())
+    }
 }
 
 impl Devices {
     /// Makes the devices, stopped, and wires them to `vm` and `buses`.
     pub(crate) fn new(config: &MachineConfig, vm: &VmFd, memory: &Memory, buses: &mut Buses) -> Result<Devices, Error> {
-        let mut ids = (0..).map(DeviceId);
-        let mut id = move || ids.next().unwrap_or(DeviceId(u8::MAX));
-        let virtio_count = config.nics.len() + config.disks.len();
-        let Some(virtio_irqs) = VIRTIO_IRQS.get(..virtio_count) else {
-            let remedy = format!("there are interrupt lines for {} of them", VIRTIO_IRQS.len());
-            return Err(Error::Config { key: "nics and disks", value: virtio_count.to_string(), remedy });
-        };
-        let serial = Serial::new(id(), irqfd(vm, SERIAL_IRQ)?, &config.console.sink, config.console.hold)
+        let mut wiring = Wiring { vm, buses, next_id: 0, slots: Vec::new() };
+        let serial = Serial::new(wiring.id(), irqfd(vm, SERIAL_IRQ)?, &config.console.sink, config.console.hold)
             .map_err(Error::Console)?;
-        buses.ports.add(SERIAL_PORT, Serial::PORTS, serial.bus());
-        let keyboard = I8042::new(id(), irqfd(vm, KEYBOARD_IRQ)?)
+        wiring.buses.ports.add(SERIAL_PORT, Serial::PORTS, serial.bus());
+        let keyboard = I8042::new(wiring.id(), irqfd(vm, KEYBOARD_IRQ)?)
             .map_err(|source| Error::Resource { what: "the keyboard controller", source })?;
-        buses.ports.add(KEYBOARD_PORT, I8042::PORTS, keyboard.bus());
-        let power = PowerManagement::new(id(), irqfd(vm, POWER_IRQ)?)
+        wiring.buses.ports.add(KEYBOARD_PORT, I8042::PORTS, keyboard.bus());
+        let power = PowerManagement::new(wiring.id(), irqfd(vm, POWER_IRQ)?)
             .map_err(|source| Error::Resource { what: "the power management registers", source })?;
-        buses.ports.add(POWER_PORT, PowerManagement::PORTS, power.bus());
-        let bases = (VIRTIO_BASE..).step_by(MMIO_BYTES as usize);
-        let slots: Vec<Slot> = virtio_irqs.iter().zip(bases).map(|(&irq, base)| Slot { base, irq }).collect();
-        let mut free = slots.clone().into_iter();
-        let mut slot = || free.next().map_or((0, 0), |slot| (slot.irq, slot.base));
-        let mut devices = Devices { serial, keyboard, power, nets: Vec::new(), disks: Vec::new(), slots };
-        for (index, nic) in config.nics.iter().enumerate() {
-            let (irq, base) = slot();
-            let options = NetOptions { tap: nic.tap.clone(), mac: nic.mac };
-            let net = Net::new(id(), memory.clone(), irqfd(vm, irq)?, &options)
-                .map_err(|source| Error::Net { index, source })?;
-            wire(&net, base, vm, buses)?;
-            devices.nets.push(net);
-        }
-        for (index, disk) in config.disks.iter().enumerate() {
-            let (irq, base) = slot();
-            let options =
-                DiskOptions { path: disk.path.clone(), serial: disk.serial.clone(), read_only: disk.read_only };
-            let disk = Disk::new(id(), memory.clone(), irqfd(vm, irq)?, &options)
-                .map_err(|source| Error::Disk { index, source })?;
-            wire(&disk, base, vm, buses)?;
-            devices.disks.push(disk);
-        }
-        Ok(devices)
+        wiring.buses.ports.add(POWER_PORT, PowerManagement::PORTS, power.bus());
+        let nets = wiring.nics(&config.nics, memory)?;
+        let disks = wiring.disks(&config.disks, memory)?;
+        let rng = wiring.rng(memory)?;
+        Ok(Devices { serial, keyboard, power, nets, disks, rng, slots: wiring.slots })
     }
 
     /// Where the guest finds the virtio devices.
@@ -90,14 +139,16 @@ impl Devices {
     pub(crate) fn all(&self) -> impl Iterator<Item = &dyn Device> {
         let own: [&dyn Device; 3] = [&self.serial, &self.keyboard, &self.power];
         let nets = self.nets.iter().map(|net| net as &dyn Device);
-        own.into_iter().chain(nets).chain(self.disks.iter().map(|disk| disk as &dyn Device))
+        let disks = self.disks.iter().map(|disk| disk as &dyn Device);
+        own.into_iter().chain(nets).chain(disks).chain([&self.rng as &dyn Device])
     }
 
     /// All of them.
     pub(crate) fn all_mut(&mut self) -> impl Iterator<Item = &mut dyn Device> {
         let own: [&mut dyn Device; 3] = [&mut self.serial, &mut self.keyboard, &mut self.power];
         let nets = self.nets.iter_mut().map(|net| net as &mut dyn Device);
-        own.into_iter().chain(nets).chain(self.disks.iter_mut().map(|disk| disk as &mut dyn Device))
+        let disks = self.disks.iter_mut().map(|disk| disk as &mut dyn Device);
+        own.into_iter().chain(nets).chain(disks).chain([&mut self.rng as &mut dyn Device])
     }
 
     /// The one with this number.
@@ -132,15 +183,4 @@ fn irqfd(vm: &VmFd, line: u32) -> Result<EventFd, Error> {
     let event = EventFd::new(EFD_NONBLOCK).map_err(|source| Error::Resource { what: "an eventfd", source })?;
     vm.register_irqfd(&event, line).map_err(failed("KVM_IRQFD"))?;
     Ok(event)
-}
-
-/// Puts a virtio device where the guest will look for it, and lets KVM turn its notifications into signals.
-fn wire(device: &dyn Device, base: u64, vm: &VmFd, buses: &mut Buses) -> Result<(), Error> {
-    let bus: std::sync::Arc<dyn BusDevice> = device.bus();
-    buses.addresses.add(base, MMIO_BYTES, bus);
-    let notify = IoEventAddress::Mmio(base + QUEUE_NOTIFY);
-    for (queue, notifier) in (0u32..).zip(device.notifiers()) {
-        vm.register_ioevent(notifier, &notify, queue).map_err(failed("KVM_IOEVENTFD"))?;
-    }
-    Ok(())
 }

@@ -380,7 +380,7 @@ fn the_kernel_is_told_what_it_must_know() {
     };
     assert_eq!((magic, version, modules, entries), (0x336e_c578, 1, 1, 3));
     let memory = guest.memory();
-    assert!(memory[cmdline as usize..].starts_with(b"quiet\0"));
+    assert!(memory[cmdline as usize..].starts_with(b"quiet virtio_mmio.device=4K@0xd0000000:5\0"));
     assert!(memory[rsdp as usize..].starts_with(b"RSD PTR "));
     let field = |at: u32| guest.word(u64::from(at));
     let ram_end = common::MEMORY_MIB as u32 * (1 << 20);

@@ -100,7 +100,9 @@ impl Device for Net {
         if !self.started {
             // What came between the opening of the tap and its first filter, or before the last stop.
             self.tap.drain();
+            self.waiting = None;
         }
+        self.agree();
         if let Err(error) = self.tap.set_deaf(false) {
             log::error!("{}: the tap cannot be opened to the network: {error}", self.transport.name());
         }
@@ -137,6 +139,7 @@ impl Device for Net {
         self.stop();
         self.history += 1;
         self.unsent.clear();
+        self.waiting = None;
         self.owes_interrupt = false;
         // Before the registers, whose generation counter is part of the state.
         self.set_link(link);

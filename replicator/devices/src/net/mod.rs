@@ -2,10 +2,13 @@
 //!
 //! A frame the guest sends is copied when it is taken and becomes [`Output`]; its chain is given back only when the frame is on the
 //! tap, so the chains taken *are* the held frames, and a standby that takes over sends them again.
+//!
+//! Checksums and segments may be left open on the way between guest and host; see [`offload`].
 
 mod announce;
 mod device;
 mod door;
+mod offload;
 mod tap;
 #[cfg(test)]
 mod tests;
@@ -23,9 +26,10 @@ use virtio_bindings::virtio_net::{
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::output::Payload;
-use crate::virtio::{Chain, Model, Ticket, Transport, gather, length, scatter};
+use crate::virtio::{Chain, Model, Segment, Ticket, Transport, gather, length, scatter};
 use crate::{DeviceId, Memory, Output};
 pub use door::{NetError, NetOptions, NetStats};
+use offload::Offloads;
 use tap::Tap;
 
 const RX: usize = 0;
@@ -70,6 +74,10 @@ pub struct Net {
     history: u64,
     /// Whether the tap may have something to read: it is edge-triggered, and left unread while the guest has no buffers.
     tap_readable: bool,
+    /// What the tap was told that it may leave to the driver.
+    offloads: Offloads,
+    /// Bytes of a frame in `buffer` for which the guest has had too few buffers.
+    waiting: Option<usize>,
     /// Released frames for which the tap has had no room, or that were released to a stopped card, oldest first. With a queue's
     /// worth of them nothing more is taken, so they are bounded by that and by what the gate holds.
     unsent: VecDeque<Frame>,
@@ -100,7 +108,8 @@ impl Net {
             features: 1 << VIRTIO_NET_F_MAC
                 | 1 << VIRTIO_NET_F_STATUS
                 | 1 << VIRTIO_NET_F_CTRL_VQ
-                | 1 << VIRTIO_NET_F_GUEST_ANNOUNCE,
+                | 1 << VIRTIO_NET_F_GUEST_ANNOUNCE
+                | offload::FEATURES,
             queue_sizes: &QUEUE_SIZES,
             config: [&mac[..], &LINK_UP.to_le_bytes()].concat(),
         };
@@ -113,6 +122,8 @@ impl Net {
             backpressure: false,
             history: 0,
             tap_readable: false,
+            offloads: Offloads::default(),
+            waiting: None,
             unsent: VecDeque::new(),
             link: LINK_UP,
             owes_interrupt: false,
@@ -163,8 +174,7 @@ impl Net {
                 self.owes_interrupt |= session.finish(ticket, 0);
                 continue;
             }
-            // No offload was negotiated, so the header can say nothing, whatever the guest put there.
-            frame[..HEADER_BYTES].fill(0);
+            Offloads::agreed(&session).restrict_sent(&mut frame[..HEADER_BYTES]);
             let frame = Frame { bytes: frame, ticket: Some(ticket), history: self.history };
             outputs.push(Output::new(self.id, Payload::Frame(frame)));
         }
@@ -198,35 +208,75 @@ impl Net {
         }
     }
 
+    /// Tells the tap what the driver has agreed to do itself, if that is something else than before.
+    fn agree(&mut self) {
+        let agreed = self.transport.session().map_or(Offloads::default(), |session| Offloads::agreed(&session));
+        let before = std::mem::replace(&mut self.offloads, agreed);
+        if before.of_tap() != agreed.of_tap()
+            && let Err(error) = self.tap.set_offloads(agreed.of_tap())
+        {
+            log::error!("{}: the tap cannot be told what to leave to the guest: {error}", self.transport.name());
+        }
+    }
+
     /// Gives the guest what has arrived, for as long as it has buffers.
     fn receive(&mut self) {
+        self.agree();
         for _ in 0..RECEIVE_BATCH {
             let has_buffers = || self.transport.session().is_some_and(|session| session.offers(RX));
-            if !self.started || !self.tap_readable || !has_buffers() {
+            if !self.started || !has_buffers() {
                 return;
             }
+            let Some(bytes) = self.waiting.take().or_else(|| self.next_frame()) else { return };
+            if !self.deliver(bytes) {
+                self.waiting = Some(bytes);
+                return;
+            }
+        }
+        self.transport.kick(RX);
+    }
+
+    /// Reads the next frame into `buffer`. Its bytes.
+    fn next_frame(&mut self) -> Option<usize> {
+        while self.tap_readable {
             match self.tap.read(&mut self.buffer) {
-                Ok(bytes) => self.deliver(bytes),
+                Ok(bytes) if bytes >= HEADER_BYTES && self.offloads.may_receive(&self.buffer[..HEADER_BYTES]) => {
+                    return Some(bytes);
+                }
+                Ok(_) => self.stats.receive_drops += 1,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     if error.kind() != io::ErrorKind::WouldBlock {
                         log::warn!("{}: read: {error}", self.transport.name());
                     }
                     self.tap_readable = false;
-                    return;
                 }
             }
         }
-        self.transport.kick(RX);
+        None
     }
 
-    /// Puts the frame in `buffer` into the guest's next receive buffer.
-    fn deliver(&mut self, bytes: usize) {
-        self.buffer[HEADER_BUFFERS].copy_from_slice(&1u16.to_le_bytes());
-        let Some(mut session) = self.transport.session() else { return };
-        let Some(ticket) = session.take(RX, &mut self.chain) else { return };
-        let fits = (HEADER_BYTES..=length(&self.chain.writable)).contains(&bytes);
-        let written = if fits && scatter(session.memory(), &self.chain.writable, 0, &self.buffer[..bytes]).is_ok() {
+    /// Puts the frame in `buffer` into the guest's next receive buffer, or into as many as it takes if the driver merges them.
+    /// `false` if there are too few as yet.
+    fn deliver(&mut self, bytes: usize) -> bool {
+        let Some(mut session) = self.transport.session() else { return true };
+        let most = if self.offloads.merges_buffers() { usize::from(QUEUE_SIZES[RX]) } else { 1 };
+        let mut taken: Vec<(Ticket, usize)> = Vec::new();
+        let mut place: Vec<Segment> = Vec::new();
+        let mut room = 0;
+        while room < bytes && taken.len() < most {
+            let Some(ticket) = session.take(RX, &mut self.chain) else { break };
+            let capacity = length(&self.chain.writable);
+            taken.push((ticket, capacity));
+            place.extend(&self.chain.writable);
+            room += capacity;
+        }
+        if room < bytes && self.offloads.merges_buffers() && !session.is_drained_by(RX, taken.len()) {
+            session.put_back(taken.iter().map(|(ticket, _)| *ticket));
+            return false;
+        }
+        self.buffer[HEADER_BUFFERS].copy_from_slice(&(taken.len() as u16).to_le_bytes());
+        let mut left = if bytes <= room && scatter(session.memory(), &place, 0, &self.buffer[..bytes]).is_ok() {
             self.stats.received_frames += 1;
             self.stats.received_bytes += (bytes - HEADER_BYTES) as u64;
             bytes
@@ -235,7 +285,12 @@ impl Net {
             // This tells the driver that there is no frame in it.
             0
         };
-        self.owes_interrupt |= session.finish(ticket, written as u32);
+        for (ticket, capacity) in taken {
+            let written = left.min(capacity);
+            self.owes_interrupt |= session.finish(ticket, written as u32);
+            left -= written;
+        }
+        true
     }
 
     /// Serves the control queue. There is one command: the guest has seen that it is to announce itself.

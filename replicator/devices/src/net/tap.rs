@@ -49,10 +49,9 @@ impl Tap {
         // SAFETY: TUNSETVNETHDRSZ reads an int.
         check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const header_bytes) })
             .map_err(failed)?;
-        let no_offloads: c_uint = 0;
-        // SAFETY: TUNSETOFFLOAD takes its argument by value.
-        check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, no_offloads) }).map_err(failed)?;
         let tap = Tap { file, name: name.to_owned() };
+        // It may be left with those of the process before.
+        tap.set_offloads(0).map_err(failed)?;
         tap.set_deaf(true).map_err(failed)?;
         Ok(tap)
     }
@@ -69,6 +68,12 @@ impl Tap {
 
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What the host may leave to be done with frames that are read here: TUN_F_CSUM and its like.
+    pub(super) fn set_offloads(&self, flags: c_uint) -> io::Result<()> {
+        // SAFETY: TUNSETOFFLOAD takes its argument by value.
+        check(unsafe { libc::ioctl(self.fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(flags)) })
     }
 
     /// Whether the tap drops what the host sends to it.

@@ -15,7 +15,7 @@ mod tests;
 
 pub(crate) use chain::{Chain, Segment, gather, length, scatter};
 pub(crate) use registers::{Model, Transport};
-pub(crate) use session::Ticket;
+pub(crate) use session::{Session, Ticket};
 pub(crate) use state::TransportState;
 
 /// Bytes of a virtio-mmio device's window: 0x100 of registers, then its configuration.

@@ -115,6 +115,22 @@ impl<'a> Session<'a> {
         Ok(Some(head))
     }
 
+    /// Whether these many chains are all that the queue can ever have: no further one will come while they are taken.
+    pub(crate) fn is_drained_by(&self, queue: usize, taken: usize) -> bool {
+        self.registers.rings.get(queue).is_none_or(|ring| taken >= usize::from(ring.queue.size()))
+    }
+
+    /// Leaves chains for later, as if they had not been taken: they come again in this order, before all others.
+    pub(crate) fn put_back(&mut self, tickets: impl DoubleEndedIterator<Item = Ticket>) {
+        for Ticket { incarnation, queue, head } in tickets.rev() {
+            if incarnation == self.registers.incarnation
+                && let Some(ring) = self.registers.rings.get_mut(queue)
+            {
+                ring.again.push_front(head);
+            }
+        }
+    }
+
     /// Whether a chain still belongs to the driver's present session with the device.
     pub(crate) fn is_current(&self, ticket: Ticket) -> bool {
         ticket.incarnation == self.registers.incarnation

@@ -32,15 +32,17 @@ pub(super) fn awaits_deadline(lapic: &kvm_lapic_state) -> bool {
         && !bit(lapic, ISR, vector)
 }
 
-/// Whether `later` is `earlier` a little later, with no vCPU having run: the timer may have counted, and interrupts may have come.
-pub(super) fn is_continued(earlier: &kvm_lapic_state, later: &kvm_lapic_state) -> bool {
-    (0..earlier.regs.len()).step_by(4).all(|offset| {
+/// The first register in which `later` is not `earlier` a little later, with no vCPU having run: the timer may have counted, and
+/// interrupts may have come.
+pub(super) fn difference(earlier: &kvm_lapic_state, later: &kvm_lapic_state) -> Option<String> {
+    (0..earlier.regs.len()).step_by(4).find_map(|offset| {
         let (before, after) = (register(earlier, offset), register(later, offset));
-        match offset {
+        let continued = match offset {
             CURRENT_COUNT => true,
             _ if (IRR..IRR + BITS_BYTES).contains(&offset) => before & !after == 0,
             _ => before == after,
-        }
+        };
+        (!continued).then(|| format!("lapic register {offset:#x} ({before:#x}, read back {after:#x})"))
     })
 }
 
@@ -72,8 +74,8 @@ mod tests {
     #[test]
     fn interrupts_may_come_but_not_go() {
         let pending = with(&[(IRR + 0x10, 2)]);
-        assert!(is_continued(&pending, &with(&[(IRR + 0x10, 3), (CURRENT_COUNT, 9)])));
-        assert!(!is_continued(&pending, &with(&[(IRR + 0x10, 1)])));
-        assert!(!is_continued(&pending, &with(&[(IRR + 0x10, 2), (ISR, 1)])));
+        assert_eq!(difference(&pending, &with(&[(IRR + 0x10, 3), (CURRENT_COUNT, 9)])), None);
+        assert!(difference(&pending, &with(&[(IRR + 0x10, 1)])).is_some_and(|text| text.contains("0x210")));
+        assert!(difference(&pending, &with(&[(IRR + 0x10, 2), (ISR, 1)])).is_some());
     }
 }

@@ -7,7 +7,7 @@ use kvm_bindings::{
 use vmm_sys_util::errno;
 
 use super::{Vcpu, lapic};
-use crate::cpu::{MSR_SYSTEM_TIME, MSR_TSC, MSR_TSC_DEADLINE, MSR_WALL_CLOCK};
+use crate::cpu::{MSR_SYSENTER_POINTERS, MSR_SYSTEM_TIME, MSR_TSC, MSR_TSC_DEADLINE, MSR_WALL_CLOCK};
 use crate::kvm::{get_sregs2, set_sregs2, set_tsc_offset, tsc_offset};
 use crate::plain::Plain;
 use crate::sections::{Reader, append_all};
@@ -185,17 +185,26 @@ impl VcpuState {
             ("xsave", self.xsave == loaded.xsave),
             ("xcrs", self.xcrs == loaded.xcrs),
             ("debugregs", self.debugregs == loaded.debugregs),
-            ("lapic", lapic::is_continued(&self.lapic, &loaded.lapic)),
             ("events", self.events == loaded.events),
         ];
         differences.extend(fields.iter().filter(|(_, equal)| !equal).map(|(name, _)| (*name).to_owned()));
+        differences.extend(lapic::difference(&self.lapic, &loaded.lapic));
         for (index, entry) in self.msrs.iter().enumerate() {
-            if loaded.msrs.get(index) != Some(entry) {
-                differences.push(format!("MSR {:#x}", entry.index));
+            if !loaded.msrs.get(index).is_some_and(|other| is_same_msr(entry, other)) {
+                let read_back = loaded.msrs.get(index).map_or(0, |other| other.data);
+                differences.push(format!("MSR {:#x} ({:#x}, read back {read_back:#x})", entry.index, entry.data));
             }
         }
         differences
     }
+}
+
+/// Whether an MSR that was loaded reads back the same. AMD's processors have only the lower halves of SYSENTER's stack and entry, and
+/// have no SYSENTER in long mode (Linux `syscall_init`); KVM cuts what is loaded accordingly (`svm_set_msr`), but not what the guest writes.
+fn is_same_msr(before: &kvm_msr_entry, after: &kvm_msr_entry) -> bool {
+    let lower_half = before.data & u64::from(u32::MAX);
+    let cut = MSR_SYSENTER_POINTERS.contains(&before.index) && after.data == lower_half;
+    before.index == after.index && (before.data == after.data || cut)
 }
 
 fn clock_areas(msrs: &[kvm_msr_entry]) -> impl Iterator<Item = (u64, usize)> {
@@ -285,5 +294,18 @@ impl Vcpu {
         unsafe { xsave.as_mut_fam_struct() }.xsave.region.copy_from_slice(region);
         // SAFETY: `xsave` has just the size that KVM expects: that of `self.xsave`.
         unsafe { self.fd.set_xsave2(&xsave) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_amds_sysenter_may_lose_its_upper_half() {
+        let before = 0xffff_8000_1234_5678;
+        let same = |index, after| is_same_msr(&msr(index, before), &msr(index, after));
+        assert!(same(0x175, before) && same(0x175, 0x1234_5678) && same(0x176, 0x1234_5678));
+        assert!(!same(0x175, 0x1234_5679) && !same(0x175, 0) && !same(0x174, 0x1234_5678));
     }
 }

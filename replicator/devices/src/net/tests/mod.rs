@@ -2,6 +2,7 @@
 
 mod failover;
 mod hostile;
+mod merged;
 mod rig;
 mod tap;
 
@@ -127,16 +128,26 @@ fn a_buffer_too_small_costs_a_frame() {
 }
 
 #[test]
-fn what_arrives_without_a_whole_header_is_dropped() {
+fn what_arrives_without_a_whole_header_costs_no_buffer() {
     let mut rig = Rig::running();
-    for (head, runt) in (0..).zip([0, 5, HEADER_BYTES - 1]) {
-        // One has no room at all.
-        rig.driver.offer(RX, head, &[(buffer(RX, head), ROOM, if runt == 0 { 0 } else { WRITABLE })]);
+    rig.make_room(0, ROOM);
+    for runt in [0, 5, HEADER_BYTES - 1] {
         rig.wire.send(&vec![0; runt]).expect("room on the wire");
     }
+    rig.arrive(1);
     rig.service(TAP);
-    assert_eq!(rig.driver.used(RX), [(0, 0), (1, 0), (2, 0)]);
-    assert_eq!(rig.net.stats(), NetStats { receive_drops: 3, ..NetStats::default() });
+    assert_eq!(rig.received(), [1]);
+    assert_eq!(rig.net.stats().receive_drops, 3);
+}
+
+#[test]
+fn a_buffer_that_cannot_be_written_costs_a_frame() {
+    let mut rig = Rig::running();
+    rig.driver.offer(RX, 0, &[(buffer(RX, 0), ROOM, 0)]);
+    rig.arrive(1);
+    rig.service(TAP);
+    assert_eq!(rig.driver.used(RX), [(0, 0)]);
+    assert_eq!(rig.net.stats(), NetStats { receive_drops: 1, ..NetStats::default() });
 }
 
 #[test]

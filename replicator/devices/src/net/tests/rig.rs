@@ -72,8 +72,12 @@ impl Rig {
     }
 
     pub(super) fn run(&mut self) {
+        self.run_with(FEATURES);
+    }
+
+    pub(super) fn run_with(&mut self, features: u64) {
         self.net.start();
-        self.driver.start(FEATURES);
+        self.driver.start(features);
         self.service_all();
     }
 

@@ -132,6 +132,35 @@ fn frames_go_both_ways() {
     });
 }
 
+/// What the kernel was told with TUNSETOFFLOAD, as it shows in the features of the interface.
+fn leaves_segments() -> bool {
+    run("ethtool", &format!("-k {TAP_NAME}")).contains("tcp-segmentation-offload: on")
+}
+
+#[test]
+fn the_tap_is_told_what_the_driver_agreed_to_also_after_a_load() {
+    in_namespace(|| {
+        make_tap();
+        let mut rig = rig();
+        rig.run();
+        assert!(!leaves_segments());
+        rig.run_with(FEATURES | offload::FEATURES);
+        assert!(leaves_segments());
+        let state = rig.state();
+        let memory = rig.driver.bytes(0, crate::virtio::driver::MEMORY_BYTES);
+        drop(rig);
+        // Another process on another host, whose tap knows nothing.
+        let mut other = self::rig();
+        assert!(!leaves_segments());
+        vm_memory::Bytes::write_slice(&other.driver.memory, &memory, vm_memory::GuestAddress(0)).expect("memory");
+        other.net.load(1, &state).expect("good state");
+        other.net.start();
+        assert!(leaves_segments());
+        other.run();
+        assert!(!leaves_segments(), "a driver that does not want them");
+    });
+}
+
 #[test]
 fn a_card_that_waits_for_its_start_hears_nothing_stale() {
     in_namespace(|| {

@@ -1,0 +1,80 @@
+//! Both ends of the tests with a Linux guest, as one static program: `serve` in the guest, the rest outside.
+//!
+//! A session is held to account by what it must remember: the server counts a session's requests, so that the client sees by every
+//! answer whether the guest has forgotten one, or served one twice; and every answer carries the guest's clock.
+
+mod clocks;
+mod error;
+mod pattern;
+mod serve;
+mod talk;
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub(crate) use error::Error;
+
+/// Where the service is, by TCP and by UDP.
+const PORT: u16 = 7000;
+
+/// Both ends of the tests with a Linux guest.
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// In the guest: answers for ever
+    Serve,
+    /// Outside: one TCP session and a UDP exchange, until the file exists
+    Talk {
+        /// The guest
+        address: Ipv4Addr,
+        /// The file that ends it
+        until: PathBuf,
+    },
+    /// Outside: so many MiB each way, every byte checked
+    Bulk {
+        /// The guest
+        address: Ipv4Addr,
+        /// How many
+        mib: u64,
+    },
+    /// Outside: a shell's command line in the guest, and what it says
+    Run {
+        /// The guest
+        address: Ipv4Addr,
+        /// One line
+        command: String,
+    },
+    /// Outside: what the guest has seen of its clocks since it started
+    Clocks {
+        /// The guest
+        address: Ipv4Addr,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Serve => serve::serve(),
+        Command::Talk { address, until } => talk::talk(address, &until),
+        Command::Bulk { address, mib } => talk::bulk(address, mib << 20),
+        Command::Run { address, command } => talk::run(address, &command),
+        Command::Clocks { address } => talk::clocks(address),
+    };
+    match done {
+        Ok(said) => {
+            println!("{said}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
