@@ -12,7 +12,7 @@ use crate::report;
 use crate::round::{Outcome, Round, RoundOptions};
 
 /// Kills within which a bug must be caught.
-const KILLS: u32 = 40;
+const KILLS: u32 = 120;
 /// Kills that the same round without the bug has at least.
 const CLEAN_KILLS: u32 = 6;
 /// A dead connection is what most bugs end in, so it is not waited for as long as in a round that is to pass. TCP's
