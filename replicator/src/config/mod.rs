@@ -58,7 +58,7 @@ pub struct GuestConfig {
     pub vcpus: u8,
     /// Memory, in MiB.
     pub memory_mib: u64,
-    /// An ELF with a PVH entry.
+    /// A bzImage, or an ELF with a PVH entry.
     pub kernel: PathBuf,
     /// An initial RAM disk.
     pub initrd: Option<PathBuf>,

@@ -21,7 +21,7 @@ pub struct MachineConfig {
     pub kernel: PathBuf,
     /// An initial RAM disk.
     pub initrd: Option<PathBuf>,
-    /// The kernel's command line; the virtio-mmio devices are added to it.
+    /// The kernel's command line; the virtio-mmio devices are added to that of an ELF kernel.
     pub cmdline: String,
     /// Network cards, in the order the guest finds them.
     pub nics: Vec<NicConfig>,

@@ -20,7 +20,7 @@ use crate::image;
 use crate::kvm::failed;
 use crate::memory::Ram;
 use crate::vcpu::{Buses, Crew, Vcpu};
-use crate::{Error, LoadError, MachineConfig, VCPUS_MAX, boot, kvm, sections};
+use crate::{Error, LoadError, MachineConfig, VCPUS_MAX, boot, kvm, sections, vcpu};
 
 /// The source by which the vCPUs tell the event loop something: no device has this number.
 const VCPUS: SourceId = SourceId { device: DeviceId(u8::MAX), index: 0 };
@@ -94,6 +94,7 @@ impl Machine {
         let mut model = CpuModel::new(&kvm, &vm, config.vcpus)?;
         let vcpus =
             (0..config.vcpus).map(|index| Vcpu::new(&kvm, &vm, &mut model, index)).collect::<Result<Vec<_>, _>>()?;
+        vcpu::align_tscs(&vcpus)?;
         let tsc_khz = vcpus.first().map_or(Ok(0), Vcpu::tsc_khz)?;
         let mut buses = Buses { ports: Bus::default(), addresses: Bus::default() };
         let devices = Devices::new(config, &vm, ram.memory(), &mut buses)?;

@@ -285,11 +285,13 @@ impl Net {
             // This tells the driver that there is no frame in it.
             0
         };
-        for (ticket, capacity) in taken {
+        let in_each = |(ticket, capacity)| {
             let written = left.min(capacity);
-            self.owes_interrupt |= session.finish(ticket, written as u32);
             left -= written;
-        }
+            (ticket, written as u32)
+        };
+        let finished: Vec<_> = taken.into_iter().map(in_each).collect();
+        self.owes_interrupt |= session.finish_all(&finished);
         true
     }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{Ordering, fence};
 use kemari_core::sabotage::{self, Bug};
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_INDIRECT_DESC, VRING_AVAIL_F_NO_INTERRUPT};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use super::Chain;
 use super::registers::{Registers, Transport};
@@ -138,16 +138,31 @@ impl<'a> Session<'a> {
 
     /// Gives a chain back, with `written` bytes in its writable buffers. Whether the driver wants to be told by an interrupt.
     pub(crate) fn finish(&mut self, ticket: Ticket, written: u32) -> bool {
+        self.finish_all(&[(ticket, written)])
+    }
+
+    /// Gives chains of one queue back, all at once: a driver that looks in between sees none of them. (A frame's receive buffers must
+    /// be found together: virtio 1.2, 5.1.6.4.1.)
+    pub(crate) fn finish_all(&mut self, finished: &[(Ticket, u32)]) -> bool {
         let memory = self.memory();
-        let current = self.is_current(ticket);
-        let ring = self.registers.rings.get_mut(ticket.queue).filter(|ring| current && ring.queue.ready());
+        let Some((Ticket { incarnation, queue, .. }, _)) = finished.first().copied() else { return false };
+        let current = incarnation == self.registers.incarnation;
+        let ring = self.registers.rings.get_mut(queue).filter(|ring| current && ring.queue.ready());
         let Some(ring) = ring else { return false };
-        let Some(place) = ring.taken.iter().position(|&head| head == ticket.head) else { return false };
-        if let Err(error) = ring.queue.add_used(memory, ticket.head, written) {
-            self.fail(ticket.queue, &format!("used ring: {error}"));
+        let is_taken = |(ticket, _): &(Ticket, u32)| ring.taken.contains(&ticket.head);
+        if !finished.iter().all(is_taken) {
             return false;
         }
-        ring.taken.remove(place);
+        if let Err(error) = publish(memory, &mut ring.queue, finished) {
+            self.fail(queue, &format!("used ring: {error}"));
+            return false;
+        }
+        for (ticket, _) in finished {
+            // One for each: a driver that breaks the rules may have offered the same chain twice.
+            if let Some(place) = ring.taken.iter().position(|&head| head == ticket.head) {
+                ring.taken.remove(place);
+            }
+        }
         // The used index must be seen before the flag is read, or both sides could miss each other (2.7.7.2).
         fence(Ordering::SeqCst);
         let flags: Result<u16, _> = memory.load(GuestAddress(ring.queue.avail_ring()), Ordering::Relaxed);
@@ -160,4 +175,21 @@ impl<'a> Session<'a> {
         self.registers.needs_reset();
         self.transport.interrupt_configuration();
     }
+}
+
+/// Writes elements to the used ring and then its index, which makes them the driver's (virtio 1.2, 2.7.8).
+fn publish(memory: &Memory, queue: &mut Queue, finished: &[(Ticket, u32)]) -> Result<(), GuestMemoryError> {
+    const INDEX: u64 = 2;
+    const ELEMENTS: u64 = 4;
+    const ELEMENT_BYTES: u64 = 8;
+    let mut index = queue.next_used();
+    for (ticket, written) in finished {
+        let at = queue.used_ring() + ELEMENTS + u64::from(index % queue.size()) * ELEMENT_BYTES;
+        memory.write_obj(u32::from(ticket.head).to_le(), GuestAddress(at))?;
+        memory.write_obj(written.to_le(), GuestAddress(at + ELEMENT_BYTES / 2))?;
+        index = index.wrapping_add(1);
+    }
+    memory.store(index.to_le(), GuestAddress(queue.used_ring() + INDEX), Ordering::Release)?;
+    queue.set_next_used(index);
+    Ok(())
 }

@@ -13,7 +13,7 @@ pub(crate) use self::state::{KIND, VERSION, VcpuState};
 use crate::bus::Bus;
 use crate::cpu::{CpuModel, MSR_TSC, MSR_TSC_DEADLINE};
 use crate::damage::in_guest;
-use crate::kvm::{failed, get_sregs2, set_sregs2};
+use crate::kvm::{failed, get_sregs2, set_sregs2, set_tsc_offset};
 use crate::{Error, MachineEvent, boot};
 
 /// Where port I/O and MMIO go.
@@ -22,6 +22,18 @@ pub(crate) struct Buses {
     pub(crate) ports: Bus,
     /// By guest physical address.
     pub(crate) addresses: Bus,
+}
+
+/// Gives all vCPUs the TSC of the first, to the tick: KVM only guesses that they are to be in step, and does not where it finds the host's
+/// TSC unstable. From here on they are loaded [relative](VcpuState::load) to each other.
+pub(crate) fn align_tscs(vcpus: &[Vcpu]) -> Result<(), Error> {
+    let Some((first, others)) = vcpus.split_first() else { return Ok(()) };
+    let offset = first.tsc_offset()?;
+    let failed = |vcpu: &Vcpu| {
+        let vcpu = vcpu.index;
+        move |source| Error::Vcpu { vcpu, ioctl: "KVM_SET_DEVICE_ATTR (TSC offset)", source }
+    };
+    others.iter().try_for_each(|vcpu| set_tsc_offset(&vcpu.fd, offset).map_err(failed(vcpu)))
 }
 
 /// A vCPU. Whoever has it may use it: its thread while the guest runs, the machine while it is paused.
