@@ -54,7 +54,7 @@ says "until it is named" 'named: the record names the standby' cat "$dir/alpha.l
 says "by its name" 'protect --guest web --node alpha --generation 2-[0-9a-f]+ --peer beta' asked protect
 
 answer alone 1
-kill -KILL "${pid[beta]}"
+dies beta
 becomes "a lost standby" alpha 'authority +no consent to run unprotected: the cluster says 1 to alone'
 says "output is held" 'gate +closed' ask alpha status
 says "how it was lost" 'alone --guest web --node alpha --generation 2-[0-9a-f]+ --peer beta --how lost' asked alone
@@ -66,7 +66,7 @@ becomes "protected again" alpha PROTECTED
 generation=$(ask alpha status | sed -n 's/^ *generation *//p')
 says "a primary is not outdated" 'primary' ask alpha outdate --generation "$generation"
 answer promote 1
-kill -KILL "${pid[alpha]}"
+dies alpha
 becomes "the primary is lost" beta 'no primary is connected'
 says "a promotion that is denied" 'not promoted: the cluster says 1 to promote' ask beta promote
 says "and can be asked for again" '^0$' echo "$(ask beta status | grep -c 'not promotable')"
@@ -79,7 +79,7 @@ start alpha
 says "a node that ran the guest asks before it boots it again" 'the guest boots here' ask alpha promote
 says "and not as the first" 'boot --guest web --node alpha --from 2-[0-9a-f]+ --to 3-' asked boot
 becomes "who is brought in sync is not outdated any more" alpha PROTECTED
-kill -KILL "${pid[alpha]}"
+dies alpha
 says "and can be promoted" 'the guest goes on here' ask beta promote
 says "having asked" 'promote --guest web --node beta --peer alpha --from 3-[0-9a-f]+ --to 4-' asked promote
 
@@ -92,7 +92,6 @@ becomes "at once the other way round" alpha PROTECTED
 says "a standby is not shut down" 'does not run here' ask beta shutdown
 says "the guest is shut down" 'the guest is down' ask alpha shutdown
 becomes "and the node stays" alpha 'alpha .*: standby'
-kill -KILL "${pid[beta]}"
-wait "${pid[beta]}" 2>/dev/null || true
+dies beta
 says "with a dead replicator its record promises" 'no replicator runs here' ask beta outdate --generation 9-1
 [ "$failures" -eq 0 ]

@@ -11,6 +11,7 @@ failures=0
 run_options=()
 
 clean_up() {
+    [ "$failures" -eq 0 ] || tail -n 40 "$dir"/*.log
     for process in "${pid[@]}"; do kill -KILL "$process" 2>/dev/null || true; done
     rm -rf "$dir"
 }
@@ -50,6 +51,12 @@ start() {
         if ask "$1" status >/dev/null 2>&1; then break; fi
         sleep 0.1
     done
+}
+
+# dies NODE: by SIGKILL, and is gone with all it held, so that the next one finds its port and its locks free.
+dies() {
+    kill -KILL "${pid[$1]}"
+    wait "${pid[$1]}" 2>/dev/null || true
 }
 
 # ends NODE: SIGTERM must end it with success.
