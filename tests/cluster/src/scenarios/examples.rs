@@ -65,8 +65,8 @@ pub(super) fn node_health(cluster: &Cluster, _: &mut Timings, _: usize) -> Resul
 /// Takes back what the examples about health have configured.
 pub(super) fn forget_health_rules(cluster: &Cluster) -> Result<()> {
     cluster.sh(
-        "for id in $(pcs constraint config --full | sed -n 's/.*(id: *\\(location-web[^)]*\\)).*/\\1/p' | grep -v rule); do \
-         pcs constraint remove $id; done; pcs property set node-health-strategy=none node-health-red=; crm_resource --wait",
+        "pcs constraint delete location-web-clone && pcs property set node-health-strategy=none node-health-red= \
+         && crm_resource --wait",
     )?;
     Ok(())
 }
