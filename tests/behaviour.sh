@@ -34,6 +34,7 @@ ends beta
 configure beta 7042 7041 64 key
 start beta
 becomes "the right one protects" alpha PROTECTED
+says "Prometheus can read how it is" '^kemari_protected\{guest="web",node="alpha"\} 1\.0$' "$replicator" metrics "$dir/alpha.sock"
 
 says "checkpoints can be had more often" 'lasts 20 ms at most' ask alpha pace --max-epoch-ms 20
 before=$(ask alpha status --json | sed -n 's/.*"checkpoints":{"count":\([0-9]*\).*/\1/p')

@@ -17,7 +17,7 @@ use kemari_core::Generation;
 use crate::authority::{AuthorityError, Handler, Memory};
 use crate::config::Config;
 use crate::link::Key;
-use crate::{bench, check, daemon, demo, logging};
+use crate::{bench, check, daemon, demo, logging, metrics};
 
 /// Why a command failed, as the operator is told.
 type Failure = Box<dyn std::error::Error>;
@@ -115,6 +115,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Print the figures of this host's replicators for Prometheus, or answer its scrapes
+    Metrics(metrics::Options),
     /// Attach this terminal to the guest's serial console
     Console {
         /// The guest's configuration
@@ -213,6 +215,10 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Shutdown(node) => node.order(&Request::Shutdown),
         Command::Stop(node) => node.order(&Request::Stop),
         Command::Events { node, json } => events(&node, json),
+        Command::Metrics(options) => {
+            logging::start(false)?;
+            Ok(metrics::run(&options)?)
+        }
         Command::Console { config } => console::attach(&Config::load(&config)?),
         Command::Demo(options) => Ok(demo::run(&options)?),
         Command::Bench(options) => Ok(bench::run(&options)?),

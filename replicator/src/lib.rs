@@ -10,3 +10,4 @@ pub mod demo;
 pub mod evidence;
 pub mod link;
 pub mod logging;
+pub mod metrics;
