@@ -9,6 +9,29 @@ use kemari_protocol::{ChunkError, ConfigError};
 
 use crate::authority::AuthorityError;
 
+/// Why lost memory cannot be had back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Loss {
+    /// A device worked on it, or more was lost than could be noted.
+    #[error("it was used before it was known")]
+    Used,
+    /// The final checkpoint of a handover is being made.
+    #[error("it was found out during a handover")]
+    HandingOver,
+    /// The standby is on its way to become primary, by what it holds.
+    #[error("it was found out during a promotion")]
+    Promoting,
+    /// The guest has written to it since the last checkpoint.
+    #[error("it has changed since the standby has it")]
+    Changed,
+    /// The guest wants to use it, and there is no other copy.
+    #[error("the guest uses it, and no standby in sync has it")]
+    Alone,
+    /// It was on its way back.
+    #[error("the standby left before it gave it back")]
+    StandbyLeft,
+}
+
 /// Why the daemon cannot start, or cannot go on. A primary that ends so leaves the guest to its standby.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
@@ -23,7 +46,7 @@ pub enum DaemonError {
     Guest(String),
     /// The hardware has lost memory, and nobody can give it back.
     #[error("the hardware has lost part of the guest's memory: {0}; the guest has to go on from the last checkpoint")]
-    MemoryLost(&'static str),
+    MemoryLost(Loss),
     /// The record cannot be read or written.
     #[error(transparent)]
     Authority(#[from] AuthorityError),

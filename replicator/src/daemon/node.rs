@@ -15,6 +15,7 @@ use kemari_core::{Generation, Image, PageSet};
 use kemari_protocol::standby::Held;
 use kemari_vmm::{MachineEvent, SourceId};
 
+use super::error::Loss;
 use super::host::Host;
 use super::news::Ticket;
 use super::primary::Primary;
@@ -376,6 +377,7 @@ impl Node {
         self.host.machine.stop_devices();
         let standby = Standby::new(&self.host, held)?;
         if let Some(Role::Primary(mut primary)) = self.role.replace(Role::Standby(Box::new(standby))) {
+            primary.forget_lost(&mut self.host)?;
             primary.dismiss_waiters(&mut self.host.news);
             let links = primary.link.take().into_iter().chain(primary.rival.take());
             for mut link in links {
@@ -407,7 +409,7 @@ impl Node {
                     }
                 }
                 MachineEvent::InternalError(detail) => return Err(DaemonError::Guest(detail)),
-                MachineEvent::MemoryLost { pages, void } => self.memory_lost(&pages, void)?,
+                MachineEvent::MemoryLost => self.memory_lost()?,
                 MachineEvent::DiskError(detail) => {
                     log::error!("{detail}");
                     self.host.news.emit("disk-error", &detail);
@@ -417,20 +419,27 @@ impl Node {
         Ok(())
     }
 
-    fn memory_lost(&mut self, pages: &[u64], void: bool) -> Result<(), DaemonError> {
-        match &mut self.role {
-            Some(Role::Primary(primary)) => primary.memory_lost(&mut self.host, pages, void),
-            Some(Role::Standby(standby)) if !void && !standby.is_being_promoted() => {
-                self.host.machine.replace_lost(pages)?;
-                self.become_standby(None)?;
-                let detail =
-                    "the hardware has lost part of the image held here; it is discarded, and the primary sends it anew";
-                log::error!("{detail}");
-                self.host.news.emit("memory-error", detail);
-                Ok(())
-            }
-            _ => Err(DaemonError::MemoryLost("it was used before it was known")),
+    fn memory_lost(&mut self) -> Result<(), DaemonError> {
+        let standby = match &mut self.role {
+            Some(Role::Primary(primary)) => return primary.memory_lost(&mut self.host),
+            Some(Role::Standby(standby)) => standby,
+            None => return Ok(()),
+        };
+        if standby.is_being_promoted() {
+            return Err(DaemonError::MemoryLost(Loss::Promoting));
         }
+        let lost = self.host.machine.take_lost();
+        if lost.void {
+            return Err(DaemonError::MemoryLost(Loss::Used));
+        }
+        let pages: Vec<u64> = lost.all().collect();
+        self.host.machine.replace_lost(&pages)?;
+        self.become_standby(None)?;
+        let detail =
+            "the hardware has lost part of the image held here; it is discarded, and the primary sends it anew";
+        log::error!("{detail}");
+        self.host.news.emit("memory-error", detail);
+        Ok(())
     }
 
     fn guest_is_down(&mut self, detail: &str) {

@@ -85,6 +85,8 @@ pub(crate) struct Primary {
     pub(super) outputs: Vec<Output>,
     /// Lost pages that the guest waits for.
     pub(super) mending: Vec<u64>,
+    /// Lost pages that nobody has, and the guest has not touched.
+    pub(super) unreadable: std::collections::BTreeSet<u64>,
     /// Devices that were ready while the guest stood still for a reason.
     pub(super) unserved: Vec<SourceId>,
     /// When the oldest output of the epoch in progress was held.
@@ -128,6 +130,7 @@ impl Primary {
             dirty: PageSet::empty(pages),
             outputs: Vec::new(),
             mending: Vec::new(),
+            unreadable: std::collections::BTreeSet::new(),
             unserved: Vec::new(),
             held_since: None,
             held_in_flight: std::collections::VecDeque::new(),
@@ -190,9 +193,9 @@ impl Primary {
         self.hold_collected(Instant::now());
         // What may leave has to leave now: the devices forget it.
         self.release(&mut host.machine);
+        self.forget_lost(host)?;
         host.machine.reset()?;
         host.machine.start_devices();
-        self.mending.clear();
         self.go_on(host);
         Ok(())
     }
@@ -329,6 +332,10 @@ impl Primary {
     }
 
     fn dial(&mut self, now: Instant, host: &mut Host) {
+        if let Some(reason) = self.unreadable() {
+            self.peer.unreachable(reason);
+            return self.protocol.link_down(now, reason);
+        }
         match host.links.dial() {
             Ok(link) => self.link = Some(link),
             Err(error) => self.protocol.link_down(now, &error.to_string()),

@@ -32,13 +32,16 @@ const PAGE_SHIFT: i16 = 12;
 const BUS_MCEERR_AR: i32 = 4;
 const BUS_MCEERR_AO: i32 = 5;
 
+/// In the address of a page: the guest wants to use it.
+const TOUCHED: u64 = 1;
+
 /// A region, as a signal handler can read it: atomics only.
 struct Watched {
     taken: AtomicBool,
     start: AtomicUsize,
     end: AtomicUsize,
     wake: AtomicI32,
-    /// Addresses of lost pages; 0 is none.
+    /// Addresses of lost pages, with [`TOUCHED`]; 0 is none.
     notes: [AtomicU64; NOTES_MAX],
     damaged: AtomicBool,
     /// More is lost than can be noted, or something was made of a page of zeroes.
@@ -59,11 +62,16 @@ impl Watched {
     }
 
     /// Called by the signal handler.
-    fn note(&self, address: usize) {
+    fn note(&self, address: usize, touched: bool) {
         let page = (address & !(PAGE_SIZE - 1)) as u64;
+        let flag = if touched { TOUCHED } else { 0 };
         let noted = self.notes.iter().any(|note| {
-            let before = note.compare_exchange(0, page, Ordering::AcqRel, Ordering::Acquire);
-            before.is_ok() || before == Err(page)
+            match note.compare_exchange(0, page | flag, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => true,
+                // If it was taken meanwhile, only the flag is left, which is no address.
+                Err(before) if before & !TOUCHED == page => note.fetch_or(flag, Ordering::AcqRel) & !TOUCHED == page,
+                Err(_) => false,
+            }
         });
         if !noted {
             self.void.store(true, Ordering::Release);
@@ -90,13 +98,13 @@ pub(crate) fn in_guest<T>(enter: impl FnOnce() -> T) -> T {
     result
 }
 
-/// What the event loop is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Damage {
-    /// Addresses in this process.
-    pub(crate) addresses: Vec<usize>,
-    /// Whether something was made of what is not there.
-    pub(crate) void: bool,
+/// A lost page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Loss {
+    /// Its address in this process.
+    pub(crate) address: usize,
+    /// Whether the guest wants to use it, and stands still until it can.
+    pub(crate) touched: bool,
 }
 
 /// Watches the memory of one machine.
@@ -126,22 +134,39 @@ impl Watch {
         self.0.iter().any(|region| region.void.load(Ordering::Acquire))
     }
 
-    /// What was lost since the last call, if anything.
-    pub(crate) fn take(&self) -> Option<Damage> {
-        let notes = self.0.iter().flat_map(|region| &region.notes);
-        let taken = notes.map(|note| note.swap(0, Ordering::AcqRel) as usize).filter(|address| *address != 0);
-        let addresses: Vec<usize> = taken.collect();
-        (!addresses.is_empty()).then(|| Damage { addresses, void: self.is_void() })
+    /// Whether something was lost since it was taken last.
+    pub(crate) fn has_notes(&self) -> bool {
+        self.notes().any(|note| note.load(Ordering::Acquire) & !TOUCHED != 0)
     }
 
-    /// All that was taken has been replaced, with the guest paused: it may go on, unless more was lost meanwhile.
-    pub(crate) fn replaced(&self) {
+    /// What was lost since the last call. To be taken with the guest paused: one page may be told of by several vCPUs, and by the
+    /// kernel besides.
+    pub(crate) fn take(&self) -> Vec<Loss> {
+        let taken = self.notes().map(|note| note.swap(0, Ordering::AcqRel)).filter(|note| note & !TOUCHED != 0);
+        taken.map(|note| Loss { address: (note & !TOUCHED) as usize, touched: note & TOUCHED != 0 }).collect()
+    }
+
+    /// The pages at `addresses` are whole again, with the guest paused: what is told of them late is forgotten. The guest may go
+    /// on, unless more was lost.
+    pub(crate) fn replaced(&self, addresses: &[usize]) {
+        let is_whole = |note: u64| addresses.contains(&((note & !TOUCHED) as usize));
+        for note in self.notes() {
+            let told = note.load(Ordering::Acquire);
+            if told != 0 && is_whole(told) {
+                // It fails if the page is told of once more right now, which is looked at by itself.
+                let _ = note.compare_exchange(told, 0, Ordering::AcqRel, Ordering::Acquire);
+            }
+        }
         for region in &self.0 {
             region.damaged.store(false, Ordering::Release);
-            if region.notes.iter().any(|note| note.load(Ordering::Acquire) != 0) {
+            if region.notes.iter().any(|note| note.load(Ordering::Acquire) & !TOUCHED != 0) {
                 region.damaged.store(true, Ordering::Release);
             }
         }
+    }
+
+    fn notes(&self) -> impl Iterator<Item = &'static AtomicU64> {
+        self.0.iter().flat_map(|region| &region.notes)
     }
 }
 
@@ -212,7 +237,7 @@ extern "C" fn on_sigbus(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut
         }
         region.void.store(true, Ordering::Release);
     }
-    region.note(address);
+    region.note(address, code == BUS_MCEERR_AR);
 }
 
 /// Where `si_addr_lsb` is: behind signal, errno, code, padding and address.
@@ -256,32 +281,51 @@ mod tests {
         unsafe { (address as *mut u8).write_bytes(value, PAGE_SIZE) };
     }
 
+    fn loss(address: usize, touched: bool) -> Loss {
+        Loss { address, touched }
+    }
+
     #[test]
     fn an_early_warning_is_noted_once_and_changes_nothing() {
         let (_memory, watch, wake, start) = watched();
         let page = start + 3 * PAGE_SIZE;
         fill(page, 7);
-        assert!(!watch.is_damaged() && watch.take().is_none());
+        assert!(!watch.is_damaged() && !watch.has_notes() && watch.take().is_empty());
         send(BUS_MCEERR_AO, page + 100);
         send(BUS_MCEERR_AO, page + 200);
-        assert!(watch.is_damaged() && !watch.is_void());
+        assert!(watch.is_damaged() && watch.has_notes() && !watch.is_void());
         assert_eq!(wake.read().expect("woken"), 2);
-        assert_eq!(watch.take(), Some(Damage { addresses: vec![page], void: false }));
-        assert!(watch.is_damaged() && watch.take().is_none(), "until it is replaced");
-        watch.replaced();
+        assert_eq!(watch.take(), [loss(page, false)]);
+        assert!(watch.is_damaged() && !watch.has_notes(), "until it is replaced");
+        watch.replaced(&[page]);
         assert!(!watch.is_damaged());
         send(BUS_MCEERR_AO, page);
-        watch.replaced();
-        assert!(watch.is_damaged(), "lost since the last look");
+        watch.replaced(&[page + PAGE_SIZE]);
+        assert!(watch.is_damaged(), "another one was replaced");
         assert_eq!(byte_at(page), 7);
+    }
+
+    #[test]
+    fn what_is_told_of_a_page_again_after_it_was_taken_is_forgotten_with_it() {
+        let (_memory, watch, _wake, start) = watched();
+        in_guest(|| send(BUS_MCEERR_AR, start));
+        assert_eq!(watch.take(), [loss(start, true)]);
+        // Another vCPU, and the kernel itself.
+        in_guest(|| send(BUS_MCEERR_AR, start));
+        send(BUS_MCEERR_AO, start);
+        send(BUS_MCEERR_AO, start + PAGE_SIZE);
+        watch.replaced(&[start]);
+        assert!(watch.is_damaged());
+        assert_eq!(watch.take(), [loss(start + PAGE_SIZE, false)]);
     }
 
     #[test]
     fn what_the_guest_touched_is_left_to_the_event_loop() {
         let (_memory, watch, _wake, start) = watched();
         fill(start, 7);
+        send(BUS_MCEERR_AO, start);
         in_guest(|| send(BUS_MCEERR_AR, start));
-        assert_eq!(watch.take(), Some(Damage { addresses: vec![start], void: false }));
+        assert_eq!(watch.take(), [loss(start, true)]);
         assert_eq!(byte_at(start), 7);
     }
 
@@ -292,7 +336,7 @@ mod tests {
         fill(start + PAGE_SIZE, 8);
         send(BUS_MCEERR_AR, start + 8);
         assert_eq!((byte_at(start), byte_at(start + PAGE_SIZE)), (0, 8));
-        assert_eq!(watch.take(), Some(Damage { addresses: vec![start], void: true }));
+        assert_eq!(watch.take(), [loss(start, true)]);
         assert!(watch.is_void(), "for good");
     }
 
@@ -300,8 +344,7 @@ mod tests {
     fn more_than_can_be_noted_is_not_forgotten() {
         let (_memory, watch, _wake, start) = watched();
         (0..=NOTES_MAX).for_each(|page| send(BUS_MCEERR_AO, start + page * PAGE_SIZE));
-        let damage = watch.take().expect("damage");
-        assert_eq!((damage.addresses.len(), damage.void), (NOTES_MAX, true));
+        assert_eq!((watch.take().len(), watch.is_void()), (NOTES_MAX, true));
     }
 
     #[test]

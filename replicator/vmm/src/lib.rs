@@ -32,4 +32,4 @@ mod vcpu;
 pub use config::{ConsoleConfig, DiskConfig, MachineConfig, NicConfig, VCPUS_MAX};
 pub use error::{Error, LoadError};
 pub use kemari_devices::{ConsoleStats, DiskStats, Interest, NetStats, Output, OutputKind, Sink, Source, SourceId};
-pub use machine::{CutTimings, Machine, MachineEvent};
+pub use machine::{CutTimings, LostPages, Machine, MachineEvent};

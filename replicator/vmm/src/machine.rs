@@ -34,16 +34,29 @@ pub enum MachineEvent {
     Shutdown,
     /// KVM cannot go on with the guest. The text has the cause, the instruction bytes and the registers.
     InternalError(String),
-    /// The hardware has lost pages of guest memory, and every vCPU that touched one stands still. If they are to go on,
-    /// [`Machine::replace_lost`] comes next, and then their content.
-    MemoryLost {
-        /// Which.
-        pages: Vec<u64>,
-        /// Whether something was made of what is not there: then nothing that this machine shows or saves is true any more.
-        void: bool,
-    },
+    /// The hardware has lost pages of guest memory; every vCPU that leaves the guest stays out of it. Next comes a pause, and
+    /// [`Machine::take_lost`].
+    MemoryLost,
     /// A disk failed a request; the guest was told. The text names the disk, the request and the cause.
     DiskError(String),
+}
+
+/// Pages that the hardware has lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LostPages {
+    /// Those that the guest wants to use: it cannot go on without them.
+    pub touched: Vec<u64>,
+    /// Those that the kernel has found out about before anybody used them.
+    pub untouched: Vec<u64>,
+    /// Whether something was made of what is not there: then nothing that this machine shows or saves is true any more.
+    pub void: bool,
+}
+
+impl LostPages {
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = u64> {
+        self.touched.iter().chain(&self.untouched).copied()
+    }
 }
 
 /// How long the steps of the last checkpoint took.
@@ -257,7 +270,24 @@ impl Machine {
         if self.watch.is_void() { Err(Error::MemoryVoid) } else { Ok(()) }
     }
 
-    /// Puts pages of zeroes in the place of lost ones. Only while paused; the guest must not run before they have their content.
+    /// What the hardware has lost since this was asked last. To be asked while paused: a page may be told of more than once.
+    #[must_use]
+    pub fn take_lost(&self) -> LostPages {
+        let mut lost = LostPages { void: self.watch.is_void(), ..LostPages::default() };
+        for loss in self.watch.take() {
+            let Some(page) = self.ram.page_at(loss.address) else { continue };
+            if loss.touched { lost.touched.push(page) } else { lost.untouched.push(page) }
+        }
+        lost
+    }
+
+    /// Lets the guest run on although pages are lost that nobody has touched: it stops as soon as it touches one.
+    pub fn leave_lost(&self) {
+        self.watch.replaced(&[]);
+    }
+
+    /// Puts pages of zeroes in the place of lost ones. Only while paused; the guest must not run before they have their content
+    /// from [`put_back`](Machine::put_back).
     ///
     /// # Errors
     /// There is no memory to be had.
@@ -266,8 +296,18 @@ impl Machine {
             return Err(Error::Running("replace lost pages"));
         }
         pages.iter().try_for_each(|page| self.ram.replace(*page))?;
-        self.watch.replaced();
+        self.watch.replaced(&self.ram.addresses(pages));
         Ok(())
+    }
+
+    /// Gives a replaced page the content that it had. It is not written to by that: whoever holds the page holds it as it is.
+    ///
+    /// # Errors
+    /// There is no such page, or `data` does not have its length.
+    pub fn put_back(&mut self, page: u64, data: &[u8]) -> Result<(), Error> {
+        self.ram.put_back(page, data)?;
+        self.watch.replaced(&self.ram.addresses(&[page]));
+        self.check_memory()
     }
 
     /// Pages of guest memory.
@@ -289,10 +329,7 @@ impl Machine {
             // Empty if the event was taken with the one before.
             let _ = self.wake.read();
             events.extend(self.crew.take_events());
-            events.extend(self.watch.take().map(|damage| MachineEvent::MemoryLost {
-                pages: damage.addresses.into_iter().filter_map(|address| self.ram.page_at(address)).collect(),
-                void: damage.void,
-            }));
+            events.extend(self.watch.has_notes().then_some(MachineEvent::MemoryLost));
             return;
         }
         let Some(device) = self.devices.find(id.device) else { return };

@@ -169,6 +169,34 @@ impl Ram {
         result.map_err(|source| Error::Resource { what: "a page in the place of a lost one", source })
     }
 
+    /// Where pages are mapped in this process; those that do not exist are left out.
+    pub(crate) fn addresses(&self, pages: &[u64]) -> Vec<usize> {
+        let mut addresses = Vec::with_capacity(pages.len());
+        for page in pages {
+            let missing = self.for_each_part(PageRun { first: *page, count: 1 }, |region, offset, _, _| {
+                addresses.push(region.as_ptr() as usize + offset.raw_value() as usize);
+                Ok(())
+            });
+            debug_assert!(missing.is_ok(), "page {page} does not exist");
+        }
+        addresses
+    }
+
+    /// Writes the content of a page that was [replaced](Ram::replace), past both logs: for whoever follows them it is unchanged.
+    pub(crate) fn put_back(&self, page: u64, data: &[u8]) -> Result<(), Error> {
+        if data.len() != PAGE_SIZE {
+            return Err(Error::PageData { bytes: data.len(), count: 1 });
+        }
+        self.for_each_part(PageRun { first: page, count: 1 }, |region, offset, _, bytes| {
+            let slice = region.get_slice(offset, bytes)?;
+            // SAFETY: the guard keeps a page of guest memory writable, and `data` is as long. The guest stands still.
+            unsafe {
+                std::ptr::copy_nonoverlapping(data.as_ptr(), slice.ptr_guard_mut().as_ptr(), bytes);
+            }
+            Ok(())
+        })
+    }
+
     /// Calls `act` with each region that `run` has a part in: where the part begins in the region and in the run, and its
     /// bytes.
     fn for_each_part(

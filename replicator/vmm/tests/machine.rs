@@ -74,6 +74,25 @@ fn what_the_vmm_writes_is_noticed() {
 }
 
 #[test]
+fn a_page_that_is_put_back_was_not_written_to() {
+    if !has_kvm() {
+        return;
+    }
+    let mut guest = booted(&[(ENTRY, COUNTER)], 1);
+    guest.machine.write_pages(PageRun { first: 700, count: 1 }, &[7; 4096]).expect("written");
+    let before = guest.memory();
+    let content = &before[700 * 4096..701 * 4096];
+    guest.harvest();
+    guest.machine.replace_lost(&[700]).expect("there is memory");
+    assert!(guest.memory()[700 * 4096..701 * 4096].iter().all(|byte| *byte == 0));
+    guest.machine.put_back(700, content).expect("there is such a page");
+    assert!(guest.memory() == before, "the page is as it was");
+    assert!(guest.harvest().is_empty(), "the standby has the page as it is");
+    assert!(matches!(guest.machine.put_back(guest.machine.pages(), content), Err(Error::NoSuchPages { .. })));
+    guest.machine.run();
+}
+
+#[test]
 fn pages_that_do_not_exist_are_refused() {
     if !has_kvm() {
         return;
