@@ -118,10 +118,13 @@ image() {
 
 # The fewer vector instructions a program finds, the fewer of them are emulated: encryption and checksums are faster by the plain ones.
 # `tsc=reliable`: all emulated CPUs have the TSC of the real one, but nothing tells the kernel that it is invariant.
+# The second serial port is connected to the monitor of the machine itself.
 run() {
     local dir=$1 share=$2 script=$3 cpus=$4
     exec qemu-system-x86_64 -accel tcg,thread=multi -cpu EPYC,+svm,+npt,-ssse3,-sse4.1,-sse4.2,-sse4a,-avx,-avx2,-aes,-pclmulqdq -smp "$cpus" -m 2048 -M q35 \
         -nodefaults -nographic -no-reboot -serial stdio \
+        -chardev "socket,id=monitor,path=$share/monitor,server=on,wait=off" -mon chardev=monitor \
+        -chardev "socket,id=line,path=$share/monitor" -serial chardev:line \
         -kernel "$dir/host.bzImage" -initrd "$dir/host.cpio.gz" -append "console=ttyS0 panic=-1 quiet tsc=reliable script=$script" \
         -drive "file=$dir/root.ext4,if=virtio,format=raw,cache=unsafe" \
         -drive "file=$dir/spare.img,if=virtio,format=raw,cache=unsafe" \

@@ -1,27 +1,40 @@
 //! The guest's clocks, watched from inside: one thread on every CPU looks at the TSC and at CLOCK_MONOTONIC again and again.
 
 use std::arch::x86_64::{_mm_lfence, _rdtsc};
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use crate::report::Report;
+use crate::timer::Timer;
+
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(10);
+/// A CPU that did not look for so long does not run, or its timers do not fire.
+const LOOK_LIMIT_NS: u64 = 1_000_000_000;
 
 /// What was seen so far.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Seen {
+#[derive(Default)]
+struct Seen {
+    /// What each CPU saw last.
+    cpus: Vec<Option<Reading>>,
+    /// What any of them saw last.
     last: Option<Reading>,
-    /// CPUs that looked.
-    pub(crate) cpus: usize,
+    first: Option<Reading>,
     looks: u64,
     /// Looks at which the TSC was behind what another CPU, or the same, had read before.
     tsc_back: u64,
     monotonic_back: u64,
-    longest_ns: u64,
-    longest_ticks: u64,
-    first: Option<Reading>,
+    /// The longest step of one CPU since the mark, and before it.
+    longest: Step,
+    longest_before: Step,
+    timer: Option<Timer>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Step {
+    ns: u64,
+    ticks: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -37,64 +50,68 @@ impl Reading {
             _mm_lfence();
             _rdtsc()
         };
-        Reading { ticks, monotonic_ns: monotonic_ns() }
+        Reading { ticks, monotonic_ns: clock_ns(libc::CLOCK_MONOTONIC) }
     }
 }
 
 impl Seen {
-    fn look(&mut self, now: Reading) {
-        let last = *self.last.get_or_insert(now);
+    fn of(cpus: usize) -> Seen {
+        Seen { cpus: vec![None; cpus], ..Seen::default() }
+    }
+
+    fn look(&mut self, cpu: usize, now: Reading) {
+        let last = self.last.replace(now).unwrap_or(now);
         self.first.get_or_insert(now);
         self.looks += 1;
         self.tsc_back += u64::from(now.ticks < last.ticks);
         self.monotonic_back += u64::from(now.monotonic_ns < last.monotonic_ns);
-        self.longest_ticks = self.longest_ticks.max(now.ticks.saturating_sub(last.ticks));
-        self.longest_ns = self.longest_ns.max(now.monotonic_ns.saturating_sub(last.monotonic_ns));
-        self.last = Some(now);
+        if let Some(before) = self.cpus.get_mut(cpu).and_then(|own| own.replace(now)) {
+            self.longest.ns = self.longest.ns.max(now.monotonic_ns.saturating_sub(before.monotonic_ns));
+            self.longest.ticks = self.longest.ticks.max(now.ticks.saturating_sub(before.ticks));
+        }
     }
 
-    /// The longest time between two looks by the TSC, whose frequency is what it was on the whole.
-    fn longest_by_tsc_ns(&self) -> u64 {
+    /// The step by the TSC, whose frequency is what it was on the whole.
+    fn by_tsc_ns(&self, step: Step) -> u64 {
         let (Some(first), Some(last)) = (self.first, self.last) else { return 0 };
-        let (ticks, ns) = (last.ticks.wrapping_sub(first.ticks), last.monotonic_ns - first.monotonic_ns);
-        if ticks == 0 { 0 } else { (u128::from(self.longest_ticks) * u128::from(ns) / u128::from(ticks)) as u64 }
+        let (ticks, ns) = (last.ticks.wrapping_sub(first.ticks), last.monotonic_ns.wrapping_sub(first.monotonic_ns));
+        if ticks == 0 { 0 } else { (u128::from(step.ticks) * u128::from(ns) / u128::from(ticks)) as u64 }
     }
-}
 
-impl fmt::Display for Seen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "cpus={} looks={} tsc_back={} monotonic_back={} longest_ms={} longest_by_tsc_ms={}",
-            self.cpus,
-            self.looks,
-            self.tsc_back,
-            self.monotonic_back,
-            self.longest_ns / 1_000_000,
-            self.longest_by_tsc_ns() / 1_000_000
-        )
+    fn report(&self, monotonic_ns: u64) -> Report {
+        let looks = |own: &&Option<Reading>| own.is_some_and(|own| monotonic_ns < own.monotonic_ns + LOOK_LIMIT_NS);
+        Report {
+            cpus: self.cpus.len() as u64,
+            cpus_looking: self.cpus.iter().filter(looks).count() as u64,
+            looks: self.looks,
+            tsc_back: self.tsc_back,
+            monotonic_back: self.monotonic_back,
+            longest_before_ns: self.longest_before.ns,
+            longest_ns: self.longest.ns,
+            longest_by_tsc_ns: self.by_tsc_ns(self.longest),
+            timer_late_ns: self.timer.as_ref().and_then(Timer::late_ns),
+            realtime_ns: clock_ns(libc::CLOCK_REALTIME),
+        }
     }
 }
 
 /// What all threads together have seen.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Clocks(Arc<Mutex<Seen>>);
 
 impl Clocks {
     /// Begins to look, on every CPU.
     pub(crate) fn watch() -> Clocks {
-        let clocks = Clocks::default();
         let cpus = thread::available_parallelism().map_or(1, usize::from);
+        let clocks = Clocks(Arc::new(Mutex::new(Seen::of(cpus))));
         for cpu in 0..cpus {
             let clocks = clocks.clone();
             thread::spawn(move || {
-                if stay_on(cpu) {
-                    clocks.lock().cpus += 1;
-                }
-                loop {
+                // One that cannot be had does not look, which the report shows.
+                while stay_on(cpu) {
                     let mut seen = clocks.lock();
                     // With the lock held, so that readings of different CPUs have an order.
-                    seen.look(Reading::now());
+                    seen.look(cpu, Reading::now());
                     drop(seen);
                     thread::sleep(PAUSE);
                 }
@@ -103,8 +120,17 @@ impl Clocks {
         clocks
     }
 
-    pub(crate) fn seen(&self) -> Seen {
-        *self.lock()
+    /// From here on the longest step is a new one, and a timer runs.
+    pub(crate) fn mark(&self, timer: Duration) -> std::io::Result<()> {
+        let timer = Timer::arm(timer)?;
+        let mut seen = self.lock();
+        seen.longest_before = std::mem::take(&mut seen.longest);
+        seen.timer = Some(timer);
+        Ok(())
+    }
+
+    pub(crate) fn report(&self) -> Report {
+        self.lock().report(clock_ns(libc::CLOCK_MONOTONIC))
     }
 
     fn lock(&self) -> MutexGuard<'_, Seen> {
@@ -121,11 +147,11 @@ fn stay_on(cpu: usize) -> bool {
     }
 }
 
-/// CLOCK_MONOTONIC.
-pub(crate) fn monotonic_ns() -> u64 {
+/// One of the kernel's clocks.
+pub(crate) fn clock_ns(clock: libc::clockid_t) -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel writes one timespec.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    unsafe { libc::clock_gettime(clock, &raw mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
@@ -133,13 +159,44 @@ pub(crate) fn monotonic_ns() -> u64 {
 mod tests {
     use super::*;
 
+    const MS: u64 = 1_000_000;
+
+    fn at(ticks: u64, ms: u64) -> Reading {
+        Reading { ticks, monotonic_ns: ms * MS }
+    }
+
     #[test]
-    fn what_goes_back_is_seen_and_the_longest_step_is_kept() {
-        let mut seen = Seen::default();
-        for (ticks, monotonic_ns) in [(1000, 0), (2000, 1_000_000), (9000, 8_000_000), (8000, 7_000_000)] {
-            seen.look(Reading { ticks, monotonic_ns });
+    fn what_goes_back_is_seen_whichever_cpu_had_looked_and_the_longest_step_is_kept() {
+        let mut seen = Seen::of(2);
+        for (cpu, now) in [(0, at(1000, 0)), (1, at(2000, 1)), (0, at(9000, 8)), (1, at(8000, 7))] {
+            seen.look(cpu, now);
         }
-        assert_eq!((seen.tsc_back, seen.monotonic_back, seen.longest_ns), (1, 1, 7_000_000));
-        assert_eq!(seen.longest_by_tsc_ns(), 7_000_000);
+        assert_eq!((seen.tsc_back, seen.monotonic_back), (1, 1));
+        assert_eq!(seen.longest, Step { ns: 8 * MS, ticks: 8000 });
+        assert_eq!(seen.by_tsc_ns(seen.longest), 8 * MS);
+    }
+
+    #[test]
+    fn a_cpu_that_does_not_look_any_more_is_missed_though_others_do() {
+        let mut seen = Seen::of(2);
+        for ms in [0, 500, 1000, 1600] {
+            seen.look(0, at(ms, ms));
+            if ms == 0 {
+                seen.look(1, at(ms, ms));
+            }
+        }
+        assert_eq!(seen.report(500 * MS).cpus_looking, 2);
+        assert_eq!(seen.report(1601 * MS).cpus_looking, 1);
+    }
+
+    #[test]
+    fn a_mark_begins_a_new_longest_step() {
+        let clocks = Clocks(Arc::new(Mutex::new(Seen::of(1))));
+        clocks.lock().look(0, at(0, 0));
+        clocks.lock().look(0, at(7, 7));
+        clocks.mark(Duration::from_millis(1)).expect("a timer");
+        clocks.lock().look(0, at(9, 9));
+        let report = clocks.report();
+        assert_eq!((report.longest_before_ns, report.longest_ns), (7 * MS, 2 * MS));
     }
 }

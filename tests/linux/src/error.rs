@@ -1,6 +1,7 @@
 //! What the guest, or the way to it, did wrong.
 
 use std::io;
+use std::path::PathBuf;
 
 /// Why a test fails.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +45,20 @@ pub(crate) enum Error {
         before_ns: u64,
         /// Shown later.
         after_ns: u64,
+    },
+    /// The clocks are not what a failover must leave of them.
+    #[error("{what}")]
+    Clock {
+        /// What is wrong.
+        what: String,
+    },
+    /// A file that another call of this program has left.
+    #[error("{path}: {reason}; `clocks mark` makes it")]
+    Mark {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
     /// A command in the guest failed.
     #[error("{output}\nexit status {status}")]

@@ -6,16 +6,20 @@
 mod clocks;
 mod error;
 mod pattern;
+mod report;
 mod serve;
 mod talk;
+mod timer;
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
 pub(crate) use error::Error;
+use report::Contract;
 
 /// Where the service is, by TCP and by UDP.
 const PORT: u16 = 7000;
@@ -52,10 +56,31 @@ enum Command {
         /// One line
         command: String,
     },
-    /// Outside: what the guest has seen of its clocks since it started
+    /// Outside, right before an outage: the guest's clocks are watched from here on
+    Mark {
+        /// The guest
+        address: Ipv4Addr,
+        /// What `clocks` is to be told
+        file: PathBuf,
+        /// A timer of the guest that expires so long after
+        #[arg(long, default_value_t = 5000)]
+        timer_ms: u64,
+    },
+    /// Outside, after an outage: whether the guest's clocks are right
     Clocks {
         /// The guest
         address: Ipv4Addr,
+        /// Of `mark`
+        file: PathBuf,
+        /// That it has, and that must be at work
+        #[arg(long)]
+        cpus: u64,
+        /// How long nobody ran it, at least
+        #[arg(long)]
+        outage_ms: u64,
+        /// It has a time service, which must have mended CLOCK_REALTIME
+        #[arg(long)]
+        mended: bool,
     },
 }
 
@@ -65,7 +90,10 @@ fn main() -> ExitCode {
         Command::Talk { address, until } => talk::talk(address, &until),
         Command::Bulk { address, mib } => talk::bulk(address, mib << 20),
         Command::Run { address, command } => talk::run(address, &command),
-        Command::Clocks { address } => talk::clocks(address),
+        Command::Mark { address, file, timer_ms } => talk::mark(address, &file, Duration::from_millis(timer_ms)),
+        Command::Clocks { address, file, cpus, outage_ms, mended } => {
+            talk::clocks(address, &file, Contract { cpus, outage: Duration::from_millis(outage_ms), mended })
+        }
     };
     match done {
         Ok(said) => {

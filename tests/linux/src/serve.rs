@@ -4,8 +4,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
-use crate::clocks::{Clocks, monotonic_ns};
+use crate::clocks::{Clocks, clock_ns};
 use crate::pattern::Pattern;
 use crate::{Error, PORT};
 
@@ -41,7 +42,11 @@ fn session(mut stream: TcpStream, clocks: &Clocks) -> std::io::Result<()> {
         }
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[..] {
-            ["clocks"] => writeln!(stream, "{}", clocks.seen())?,
+            ["clocks"] => writeln!(stream, "{}", serde_json::to_string(&clocks.report())?)?,
+            ["mark", ms] => {
+                clocks.mark(Duration::from_millis(ms.parse().unwrap_or_default()))?;
+                writeln!(stream, "{}", serde_json::to_string(&clocks.report())?)?;
+            }
             ["send", bytes] => send(&mut stream, bytes.parse().unwrap_or_default())?,
             ["take", bytes] => {
                 let answer = match take(&mut lines, bytes.parse().unwrap_or_default())? {
@@ -50,7 +55,7 @@ fn session(mut stream: TcpStream, clocks: &Clocks) -> std::io::Result<()> {
                 };
                 writeln!(stream, "{answer}")?;
             }
-            _ => writeln!(stream, "{} {count} {}", line.trim_end(), monotonic_ns())?,
+            _ => writeln!(stream, "{} {count} {}", line.trim_end(), clock_ns(libc::CLOCK_MONOTONIC))?,
         }
     }
 }
@@ -70,7 +75,7 @@ fn datagrams(socket: &UdpSocket) {
         count += 1;
         let asked = String::from_utf8_lossy(&buffer[..bytes]);
         // What cannot be sent is lost, as datagrams are.
-        let _ = socket.send_to(format!("{asked} {count} {}", monotonic_ns()).as_bytes(), from);
+        let _ = socket.send_to(format!("{asked} {count} {}", clock_ns(libc::CLOCK_MONOTONIC)).as_bytes(), from);
     }
 }
 

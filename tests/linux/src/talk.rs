@@ -6,6 +6,8 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::clocks::clock_ns;
+use crate::report::{Behind, Contract, Report};
 use crate::serve::{send, take};
 use crate::{Error, PORT};
 
@@ -146,9 +148,41 @@ pub(crate) fn bulk(address: Ipv4Addr, bytes: u64) -> Result<String, Error> {
     Ok(format!("bytes={bytes} received_ms={} sent_ms={}", received.as_millis(), sent.as_millis()))
 }
 
-/// What the guest's watch has seen.
-pub(crate) fn clocks(address: Ipv4Addr) -> Result<String, Error> {
-    Session::open(address)?.ask("clocks")
+/// Has the guest's watch begin a new longest step, and a timer; keeps how far its clock is behind.
+pub(crate) fn mark(address: Ipv4Addr, file: &Path, timer: Duration) -> Result<String, Error> {
+    let (report, behind) = look(address, &format!("mark {}", timer.as_millis()))?;
+    let kept = serde_json::to_string(&behind).map_err(|error| error.into());
+    kept.and_then(|kept| std::fs::write(file, kept)).map_err(Error::io("the mark"))?;
+    Ok(format!("longest_before_ms={} behind={behind}", report.longest_before_ns / 1_000_000))
+}
+
+/// Whether the guest's clocks are what the contract says, since the mark.
+pub(crate) fn clocks(address: Ipv4Addr, file: &Path, contract: Contract) -> Result<String, Error> {
+    let bad = |reason: String| Error::Mark { path: file.to_owned(), reason };
+    let kept = std::fs::read(file).map_err(|error| bad(error.to_string()))?;
+    let marked = serde_json::from_slice(&kept).map_err(|error| bad(error.to_string()))?;
+    let (report, behind) = look(address, "clocks")?;
+    contract.holds(&report, marked, behind)?;
+    Ok(format!(
+        "cpus={} looks={} longest_before_ms={} longest_ms={} by_tsc_ms={} timer_late_us={} behind={behind} before={marked}",
+        report.cpus,
+        report.looks,
+        report.longest_before_ns / 1_000_000,
+        report.longest_ns / 1_000_000,
+        report.longest_by_tsc_ns / 1_000_000,
+        report.timer_late_ns.unwrap_or_default() / 1000
+    ))
+}
+
+fn look(address: Ipv4Addr, asked: &str) -> Result<(Report, Behind), Error> {
+    let mut session = Session::open(address)?;
+    let asked_ns = clock_ns(libc::CLOCK_REALTIME);
+    let answered = session.ask(asked)?;
+    let answered_ns = clock_ns(libc::CLOCK_REALTIME);
+    let report: Report = serde_json::from_str(&answered)
+        .map_err(|_| Error::Nonsense { asked: asked.to_owned(), answered: answered.clone() })?;
+    let behind = Behind::new(asked_ns, report.realtime_ns, answered_ns);
+    Ok((report, behind))
 }
 
 /// Has the guest run a command line, as one would by ssh. What it said, or that it failed.

@@ -1,0 +1,26 @@
+#!/bin/sh
+# The guest of the README, with its configuration, word for word.
+# shellcheck disable=SC2154,SC2317 # the rooms' variables; it is sourced
+echo "== as the README says: the distribution's kernel, 2 vCPUs, root on a disk"
+configure ""
+boot && protect beta alpha || return
+says "2 CPUs" '^2$' in_guest nproc
+says "its root is on the disk" '/dev/vda / ext4' in_guest 'cat /proc/mounts'
+kernel_log
+talk
+work "$(echo "$copying" | tr '\n' ' ')"
+sleep 3
+watch_clocks
+take_over alpha beta 4 && protect alpha beta || return
+clocks_are_right 2 4
+worked "what was copied at the kill is whole"
+work "$(echo "$packaging" | tr '\n' ' ')"
+sleep 3
+watch_clocks
+take_over beta alpha 4 && protect beta alpha || return
+clocks_are_right 2 4
+worked "what was installed at the kill is whole"
+hush "one session and one exchange through both"
+kernel_is_content
+shut_down alpha
+check "its file system is clean" /sbin/e2fsck -fn /dev/vda
