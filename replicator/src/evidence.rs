@@ -1,16 +1,16 @@
-//! What this node was doing: a small file in the state directory that outlives the process, however it ends.
+//! What this node was doing: a small file beside the control socket that outlives the process, however it ends.
 //!
 //! After a failover it answers the operator's first question, what was on its way when the primary died. The numbers go to
 //! the page cache with one `pwrite`, so a killed process leaves its last ones; a dead host leaves nothing, which is why nothing
-//! is ever decided by them.
+//! is ever decided by them. `/run` is a tmpfs: on a disk even that `pwrite` may wait for the journal, and the event loop with it.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Name of the file in the state directory.
-pub const EVIDENCE_FILE: &str = "evidence";
+/// The file's name is that of the control socket with this extension.
+const EXTENSION: &str = "evidence";
 
 const MAGIC: [u8; 8] = *b"KEMEVID1";
 const FIELDS: usize = 10;
@@ -56,13 +56,13 @@ impl Evidence {
         ]
     }
 
-    /// What the last process that used `state_dir` left there.
+    /// What the last process with this control socket has left.
     ///
     /// # Errors
     /// The file is missing, or is no evidence.
-    pub fn read(state_dir: &Path) -> io::Result<Evidence> {
+    pub fn read(control: &Path) -> io::Result<Evidence> {
         let mut bytes = [0; 8 * (FIELDS + 1)];
-        File::open(state_dir.join(EVIDENCE_FILE))?.read_exact_at(&mut bytes, 0)?;
+        File::open(control.with_extension(EXTENSION))?.read_exact_at(&mut bytes, 0)?;
         let (words, _) = bytes.as_chunks::<8>();
         if words[0] != MAGIC {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "not an evidence file"));
@@ -92,12 +92,12 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Makes the file in `state_dir`, or takes the one that is there.
+    /// Makes the file beside the control socket, or takes the one that is there.
     ///
     /// # Errors
     /// The file cannot be opened for writing.
-    pub fn open(state_dir: &Path) -> io::Result<Recorder> {
-        let path = state_dir.join(EVIDENCE_FILE);
+    pub fn open(control: &Path) -> io::Result<Recorder> {
+        let path = control.with_extension(EXTENSION);
         let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path)?;
         Ok(Recorder { file, path, last: None })
     }
@@ -128,7 +128,8 @@ mod tests {
     #[test]
     fn what_was_recorded_last_is_read() {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let mut recorder = Recorder::open(directory.path()).expect("writable");
+        let control = directory.path().join("web.sock");
+        let mut recorder = Recorder::open(&control).expect("writable");
         recorder.record(Evidence { epoch: 1, ..Evidence::default() });
         let last = Evidence {
             epoch: 2,
@@ -144,14 +145,15 @@ mod tests {
         };
         recorder.record(last);
         drop(recorder);
-        assert_eq!(Evidence::read(directory.path()).expect("just written"), last);
+        assert_eq!(Evidence::read(&control).expect("just written"), last);
     }
 
     #[test]
     fn other_files_are_no_evidence() {
         let directory = tempfile::tempdir().expect("temporary directory");
-        assert!(Evidence::read(directory.path()).is_err());
-        std::fs::write(directory.path().join(EVIDENCE_FILE), [7; 200]).expect("writable");
-        assert!(Evidence::read(directory.path()).is_err());
+        let control = directory.path().join("web.sock");
+        assert!(Evidence::read(&control).is_err());
+        std::fs::write(control.with_extension(EXTENSION), [7; 200]).expect("writable");
+        assert!(Evidence::read(&control).is_err());
     }
 }

@@ -53,8 +53,7 @@ impl Aim {
 
 fn look(primary: &mut Node) -> Result<Evidence, SiteError> {
     primary.freeze()?;
-    Evidence::read(primary.state_dir())
-        .map_err(|source| SiteError::File { path: primary.state_dir().to_owned(), source })
+    Evidence::read(primary.control()).map_err(|source| SiteError::File { path: primary.control().to_owned(), source })
 }
 
 /// Whether anything was held.

@@ -1,4 +1,4 @@
-//! The thread that asks: first the handler, if there is one, then this node's own record.
+//! The one who asks: first the handler, if there is one, then this node's own record.
 
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -13,6 +13,7 @@ const TRIES: u32 = 3;
 /// Between two of them.
 const PAUSE: Duration = Duration::from_millis(500);
 
+#[derive(Debug)]
 pub(super) struct Clerk {
     memory: Arc<Mutex<Memory>>,
     handler: Option<Handler>,
@@ -29,8 +30,7 @@ impl Clerk {
     /// Answers questions for as long as there is somebody to ask them.
     pub(super) fn serve(mut self, questions: &Receiver<Question>, answers: &Sender<Answer>, wake: impl Fn()) {
         for question in questions {
-            let answer = self.answer(&question).unwrap_or_else(|error| Answer::Refused { question, error });
-            if answers.send(answer).is_err() {
+            if answers.send(self.answer(question)).is_err() {
                 return;
             }
             wake();
@@ -41,7 +41,12 @@ impl Clerk {
         super::lock(&self.memory)
     }
 
-    fn answer(&mut self, question: &Question) -> Result<Answer, AuthorityError> {
+    /// Answers one.
+    pub(super) fn answer(&mut self, question: Question) -> Answer {
+        self.try_answer(&question).unwrap_or_else(|error| Answer::Refused { question, error })
+    }
+
+    fn try_answer(&mut self, question: &Question) -> Result<Answer, AuthorityError> {
         match question {
             Question::Promote { from, .. } => self.grant(question, *from, false).map(Answer::Granted),
             Question::Boot { insist } => {

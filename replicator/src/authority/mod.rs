@@ -5,7 +5,8 @@
 //!
 //! Asking takes as long as a disk or a cluster takes, so the event loop does not wait for it: a thread of its own
 //! [asks](Authority::ask) and the [answer](Authority::answer) comes later, when the situation may have changed. An answer is
-//! the truth about the record even then.
+//! the truth about the record even then. Only what the operator grants is written down at once: no guest runs here then, and
+//! the one that is to run waits for nothing else.
 //!
 //! The two things it hands out are types: a [`Grant`] is needed to become primary, a [`Consent`] to run unprotected.
 
@@ -15,6 +16,7 @@ mod handler;
 mod memory;
 mod record;
 
+use std::collections::VecDeque;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -88,6 +90,13 @@ pub enum Question {
     },
 }
 
+impl Question {
+    /// Whether a [`Grant`] is what it is about.
+    fn is_for_grant(&self) -> bool {
+        matches!(self, Question::Promote { .. } | Question::Boot { .. })
+    }
+}
+
 /// How a standby was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parting {
@@ -124,7 +133,9 @@ pub struct Authority {
     known: Known,
     questions: Sender<Question>,
     answers: Receiver<Answer>,
-    has_handler: bool,
+    /// Writes down what the operator grants; none if there is a handler to be asked.
+    scribe: Option<Clerk>,
+    granted: VecDeque<Answer>,
 }
 
 impl Authority {
@@ -141,32 +152,36 @@ impl Authority {
         let memory = Arc::new(Mutex::new(memory));
         let (questions, asked) = mpsc::channel();
         let (given, answers) = mpsc::channel();
-        let has_handler = handler.is_some();
+        let scribe = handler.is_none().then(|| Clerk::new(Arc::clone(&memory), None));
         let clerk = Clerk::new(Arc::clone(&memory), handler);
         thread::Builder::new()
             .name("authority".to_owned())
             .spawn(move || clerk.serve(&asked, &given, wake))
             .map_err(AuthorityError::Thread)?;
-        Ok(Authority { memory, known, questions, answers, has_handler })
+        Ok(Authority { memory, known, questions, answers, scribe, granted: VecDeque::new() })
     }
 
     /// Whether it is asked for consent whenever a standby is lost. The operator is not asked; he says so by himself.
     #[must_use]
     pub fn has_handler(&self) -> bool {
-        self.has_handler
+        self.scribe.is_none()
     }
 
     /// Asks. Questions are answered one after the other.
     ///
     /// # Errors
     /// The thread is gone.
-    pub fn ask(&self, question: Question) -> Result<(), AuthorityError> {
+    pub fn ask(&mut self, question: Question) -> Result<(), AuthorityError> {
+        if let Some(scribe) = self.scribe.as_mut().filter(|_| question.is_for_grant()) {
+            self.granted.push_back(scribe.answer(question));
+            return Ok(());
+        }
         self.questions.send(question).map_err(|_| AuthorityError::Thread(std::io::Error::other("it has ended")))
     }
 
     /// The next answer, if there is one.
-    pub fn answer(&self) -> Option<Answer> {
-        self.answers.try_recv().ok()
+    pub fn answer(&mut self) -> Option<Answer> {
+        self.granted.pop_front().or_else(|| self.answers.try_recv().ok())
     }
 
     /// The newest generation this node knows.

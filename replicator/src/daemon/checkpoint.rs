@@ -35,11 +35,16 @@ impl Primary {
         }
     }
 
+    /// Whether nothing stands in the way of a checkpoint.
+    pub(super) fn may_cut(&self) -> bool {
+        self.protocol.may_checkpoint() && self.handover.is_none() && self.awaiting.is_none() && !self.is_mending()
+    }
+
     pub(super) fn cut_if_due(&mut self, host: &mut Host) -> Result<bool, DaemonError> {
-        if !self.protocol.may_checkpoint() || self.handover.is_some() || self.awaiting.is_some() || self.is_mending() {
+        if !self.may_cut() {
             return Ok(false);
         }
-        let timed = self.protocol.phase() == Phase::Protected && self.epoch_begun.elapsed() >= self.max_epoch;
+        let timed = self.is_protected() && self.epoch_begun.elapsed() >= self.max_epoch;
         if !(self.checkpoint_wanted || timed || self.gate.awaits_checkpoint()) {
             return Ok(false);
         }
@@ -108,7 +113,7 @@ impl Primary {
         }
         if self.is_final(image.epoch) {
             // What the last epoch shows is shown by the next primary, which does again whatever its image has in flight.
-            return self.final_committed(now, image);
+            return Ok(self.final_committed(now, host, image));
         }
         self.gate.commit(proof)?;
         if self.awaiting.is_some_and(|epoch| epoch <= image.epoch) {

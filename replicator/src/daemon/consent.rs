@@ -10,7 +10,7 @@ use kemari_protocol::primary::Phase;
 
 use super::DaemonError;
 use super::host::Host;
-use super::news::Ticket;
+use super::news::{News, Ticket};
 use super::primary::Primary;
 use crate::authority::{AuthorityError, Parting, Question};
 
@@ -137,12 +137,20 @@ impl Primary {
             self.go_on(host);
         }
         self.held_since = None;
+        self.held_in_flight.clear();
         host.news.emit("unprotected", "the guest runs unprotected, by consent");
         for ticket in waiters {
             host.news.grant(ticket, "the guest runs unprotected until a standby is in sync");
         }
         host.authority_says = None;
         Ok(())
+    }
+
+    /// Operators who wait for consent will not get it here.
+    pub(super) fn dismiss_consent(&mut self, news: &mut News) {
+        for ticket in self.naming.waiters.drain(..) {
+            news.refuse(ticket, "no consent: this node is not the primary any more");
+        }
     }
 
     /// The record names the standby, too.

@@ -13,7 +13,7 @@ use kemari_core::{Epoch, Generation, Image};
 use kemari_protocol::standby::Held;
 
 use super::host::Host;
-use super::news::Ticket;
+use super::news::{News, Ticket};
 use super::primary::Primary;
 use super::{DaemonError, Outcome};
 
@@ -106,18 +106,36 @@ impl Primary {
     }
 
     /// The final checkpoint is committed: yield.
-    pub(super) fn final_committed(&mut self, now: Instant, image: Image) -> Result<Option<Outcome>, DaemonError> {
-        let Some(Handover { ticket, promote, begun, stage: Stage::Final { state, .. } }) = self.handover.take() else {
-            return Ok(None);
+    pub(super) fn final_committed(&mut self, now: Instant, host: &mut Host, image: Image) -> Option<Outcome> {
+        let Some(Handover { ticket, promote, begun, stage: Stage::Final { epoch, state } }) = self.handover.take()
+        else {
+            return None;
         };
-        self.protocol.yield_to_peer(now, promote)?;
         let held = Held { image, state, rehearsed: true };
-        if !promote {
-            self.transmit();
-            return Ok(Some(Outcome::Demoted { held: Some(held), ticket, result: Ok(None) }));
+        match self.protocol.yield_to_peer(now, promote) {
+            Ok(()) if promote => {
+                self.handover = Some(Handover { ticket, promote, begun, stage: Stage::Yielded { held } });
+                None
+            }
+            Ok(()) => {
+                self.transmit();
+                Some(Outcome::Demoted { held: Some(held), ticket, result: Ok(None) })
+            }
+            Err(error) => {
+                // Nothing was yielded; what the final epoch has shown leaves with the next commit.
+                let stage = Stage::Final { epoch, state: held.state };
+                self.handover = Some(Handover { ticket, promote, begun, stage });
+                self.abandon_handover(host, &error.to_string());
+                None
+            }
         }
-        self.handover = Some(Handover { ticket, promote, begun, stage: Stage::Yielded { held } });
-        Ok(None)
+    }
+
+    /// Who waits for the end of a handover that came to nothing is told so.
+    pub(super) fn dismiss_handover(&mut self, news: &mut News) {
+        if let Some(ticket) = self.handover.take().and_then(|handover| handover.ticket) {
+            news.refuse(ticket, "no handover: this node is not the primary any more");
+        }
     }
 
     /// The standby was promoted, or was not, or nobody knows: this side is a standby now in any case.

@@ -21,7 +21,7 @@ mod signals;
 mod standby;
 mod stop;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kemari_core::Generation;
 use kemari_protocol::standby::Held;
@@ -52,6 +52,9 @@ const SOURCE_TOKENS: usize = 0x1_0000;
 const LINK_TOKENS: usize = 0x100_0000;
 /// From here on connections of the control socket.
 const CONTROL_TOKENS: usize = 0x1_0000_0000;
+
+/// How long a role may go on with what its peer sends before the event loop looks at everything else.
+const TURN: Duration = Duration::from_millis(20);
 
 /// What a role asks of the node after it has done what there was to do.
 enum Outcome {
@@ -89,9 +92,9 @@ pub fn run(config: Config, handler: Option<Handler>) -> Result<(), DaemonError> 
             log::error!("the authority's answer has to wait for the next event: {error}");
         }
     })?;
-    let recorder = Recorder::open(&config.node.state_dir)?;
     let links = Links::new(&config.link, poll.registry().try_clone()?)?;
     let server = Server::bind(&config.node.control, poll.registry().try_clone()?, CONTROL)?;
+    let recorder = Recorder::open(&config.node.control)?;
     let machine = Machine::new(&config.machine())?;
     let sources = register(poll.registry(), &machine)?;
     log::info!("{} of guest {} is ready", config.node.name, config.guest.name);

@@ -11,7 +11,7 @@
 use std::time::{Duration, Instant};
 
 use kemari_control::{Request, Standing};
-use kemari_core::{Generation, Image, PageSet};
+use kemari_core::{Generation, Image};
 use kemari_protocol::standby::Held;
 use kemari_vmm::{MachineEvent, SourceId};
 
@@ -66,7 +66,9 @@ impl Node {
             None => None,
         };
         let parting = self.parting.iter().map(|(limit, _)| *limit);
-        role.into_iter().chain(self.stop.as_ref().map(Stop::deadline)).chain(parting).min()
+        // Until the authority has answered about a boot, a stop waits.
+        let stop = self.stop.as_ref().filter(|_| self.booting.is_none()).map(Stop::deadline);
+        role.into_iter().chain(stop).chain(parting).min()
     }
 
     /// Every link this node has.
@@ -231,11 +233,11 @@ impl Node {
     }
 
     /// Asks for the next generation. The standby is frozen: nobody can commit to it any more. The image's state is loaded
-    /// meanwhile, which changes nothing if the answer is no.
+    /// before: whoever is granted the generation can use it.
     fn ask_to_promote(&mut self) -> Result<(), DaemonError> {
         let Some(Role::Standby(standby)) = &mut self.role else { return Ok(()) };
         let host = &mut self.host;
-        let image = match standby.promotable() {
+        let image = match standby.prepare(host) {
             Ok(image) => image,
             Err(reason) => {
                 standby.refuse(Instant::now(), host, &reason);
@@ -245,11 +247,6 @@ impl Node {
         let protocol = standby.protocol.status();
         let (peer, handed_over) = (protocol.peer, protocol.yielded);
         host.authority.ask(Question::Promote { from: image.generation, peer, handed_over })?;
-        // What the commits have written is in the image; from here the logs say what differs from it.
-        host.machine.harvest(&mut PageSet::empty(host.machine.pages()))?;
-        if let Some(state) = standby.protocol.state() {
-            host.machine.load(state)?;
-        }
         Ok(())
     }
 
@@ -379,6 +376,8 @@ impl Node {
         if let Some(Role::Primary(mut primary)) = self.role.replace(Role::Standby(Box::new(standby))) {
             primary.forget_lost(&mut self.host)?;
             primary.dismiss_waiters(&mut self.host.news);
+            primary.dismiss_handover(&mut self.host.news);
+            primary.dismiss_consent(&mut self.host.news);
             let links = primary.link.take().into_iter().chain(primary.rival.take());
             for mut link in links {
                 link.close_when_sent();

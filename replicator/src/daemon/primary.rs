@@ -14,7 +14,7 @@ use super::handover::Handover;
 use super::host::Host;
 use super::metrics::Metrics;
 use super::news::Ticket;
-use super::{DaemonError, Outcome};
+use super::{DaemonError, Outcome, TURN};
 use crate::authority::{Grant, Parting};
 use crate::config::Mode;
 use crate::link::Link;
@@ -93,6 +93,8 @@ pub(crate) struct Primary {
     pub(super) held_since: Option<Instant>,
     /// The same for the epochs in flight, oldest first.
     pub(super) held_in_flight: std::collections::VecDeque<(Epoch, Option<Instant>)>,
+    /// The last turn ended before everything was done that had arrived.
+    has_more: bool,
 }
 
 impl Primary {
@@ -134,6 +136,7 @@ impl Primary {
             unserved: Vec::new(),
             held_since: None,
             held_in_flight: std::collections::VecDeque::new(),
+            has_more: false,
         })
     }
 
@@ -157,7 +160,7 @@ impl Primary {
     }
 
     pub(super) fn hold_collected(&mut self, now: Instant) {
-        if !self.outputs.is_empty() {
+        if !self.outputs.is_empty() && self.gate.consent().is_none() {
             self.held_since.get_or_insert(now);
         }
         for output in self.outputs.drain(..) {
@@ -203,11 +206,10 @@ impl Primary {
     /// When [`pump`](Primary::pump) must be called even if nothing happens.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         // At once, after a look at everything else.
-        let resync = self.may_resync().then(Instant::now);
-        let cuts = self.handover.is_none() && self.protocol.may_checkpoint();
-        let epoch_end = (self.protocol.phase() == Phase::Protected && cuts).then(|| self.epoch_begun + self.max_epoch);
+        let at_once = (self.has_more || self.may_resync()).then(Instant::now);
+        let epoch_end = (self.is_protected() && self.may_cut()).then(|| self.epoch_begun + self.max_epoch);
         [
-            resync,
+            at_once,
             epoch_end,
             self.protocol.next_timeout(),
             self.link.as_ref().and_then(Link::next_timeout),
@@ -225,6 +227,7 @@ impl Primary {
     /// What this node cannot go on after.
     pub(super) fn pump(&mut self, host: &mut Host) -> Result<Outcome, DaemonError> {
         let now = Instant::now();
+        // What has arrived comes before what is late: after a pause of this process both are so.
         self.receive(now);
         if let Some(generation) = self.answer_rival(host) {
             return Ok(Outcome::Superseded(generation));
@@ -233,6 +236,7 @@ impl Primary {
             self.protocol.timeout(now);
         }
         self.resync(host)?;
+        self.has_more = false;
         loop {
             while let Some(event) = self.protocol.event() {
                 if let Some(outcome) = self.act(Instant::now(), host, event)? {
@@ -243,7 +247,12 @@ impl Primary {
             self.release(&mut host.machine);
             let mut progress = self.continue_handover(host)?;
             progress |= self.cut_if_due(host)?;
-            if !progress {
+            if now.elapsed() >= TURN {
+                // A standby that says more than this node hears must not keep the guest and operators waiting.
+                self.has_more = true;
+                break;
+            }
+            if !(self.receive(Instant::now()) || progress) {
                 break;
             }
         }
@@ -255,20 +264,20 @@ impl Primary {
         Ok(Outcome::Stay)
     }
 
-    fn receive(&mut self, now: Instant) {
-        let Some(link) = &mut self.link else { return };
+    /// Takes one message off the link, so that what it causes is done before the next: a standby that acknowledges and leaves has
+    /// acknowledged. Returns whether there was something.
+    fn receive(&mut self, now: Instant) -> bool {
+        let Some(link) = &mut self.link else { return false };
         if link.just_came_up() {
             self.protocol.link_up(now);
         }
-        loop {
-            match link.receive() {
-                Ok(Some(message)) => self.protocol.receive(now, message),
-                Ok(None) => break,
-                Err(error) => {
-                    self.protocol.garbled(now, &error);
-                    break;
-                }
+        match link.receive() {
+            Ok(Some(message)) => {
+                self.protocol.receive(now, message);
+                return true;
             }
+            Ok(None) => {}
+            Err(error) => self.protocol.garbled(now, &error),
         }
         if let Some(reason) = link.closed() {
             self.protocol.link_down(now, reason);
@@ -277,7 +286,9 @@ impl Primary {
                 self.peer.unreachable(reason);
             }
             self.link = None;
+            return true;
         }
+        false
     }
 
     /// Acts on one event of the protocol; `Some` if this node is not primary any more.

@@ -1,23 +1,20 @@
 //! The standby: guest memory here follows the primary's, checkpoint by checkpoint, until this node is promoted.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use kemari_control::Standing;
-use kemari_core::{Generation, Image, NotAGeneration, PageRun};
+use kemari_core::{Generation, Image, NotAGeneration, PageRun, PageSet};
 use kemari_protocol::Chunk;
 use kemari_protocol::standby::{Event, Held, Phase, Promoted, Standby as Protocol};
 
 use super::host::Host;
 use super::news::Ticket;
-use super::{DaemonError, Outcome};
+use super::{DaemonError, Outcome, TURN};
 use crate::link::Link;
 
 /// Why an outdated image is not resumed.
 const OUTDATED: &str = "this node is outdated: it promised that the primary may go on without it; it can be promoted again \
                         once a primary has brought it in sync";
-
-/// How long a turn may take before the event loop looks at everything else.
-const TURN: Duration = Duration::from_millis(20);
 
 /// The standby's side of one guest.
 pub(super) struct Standby {
@@ -33,6 +30,8 @@ pub(super) struct Standby {
     has_more: bool,
     /// Whether this node has promised never to resume what it holds.
     outdated: bool,
+    /// The image whose state is in the machine, ready to run.
+    loaded: Option<Image>,
 }
 
 /// Who asked for a promotion.
@@ -57,6 +56,7 @@ impl Standby {
             trouble: None,
             has_more: false,
             outdated: host.authority.standing() == Some(Standing::Outdated),
+            loaded: None,
         })
     }
 
@@ -239,8 +239,12 @@ impl Standby {
             Event::Void => {
                 host.news.emit("resync", "the primary sends the whole guest; nothing to promote until it is done")
             }
-            Event::Write(chunk) => write(host, &chunk)?,
+            Event::Write(chunk) => {
+                self.loaded = None;
+                write(host, &chunk)?;
+            }
             Event::Commit { chunks, .. } => {
+                self.loaded = None;
                 self.renew(host)?;
                 host.committed_at = Some(now);
                 for chunk in &chunks {
@@ -272,9 +276,28 @@ impl Standby {
         self.trouble = Some(reason);
     }
 
+    /// Puts the state of the image held into the machine, so that it could run. That changes nothing in the image.
+    ///
+    /// # Errors
+    /// There is nothing to promote, or this host cannot load it.
+    pub(super) fn prepare(&mut self, host: &mut Host) -> Result<Image, String> {
+        let image = self.promotable()?;
+        if self.loaded != Some(image) {
+            self.loaded = None;
+            // What the commits have written is in the image; from here the logs say what differs from it.
+            host.machine.harvest(&mut PageSet::empty(host.machine.pages())).map_err(|error| error.to_string())?;
+            if let Some(state) = self.protocol.state() {
+                host.machine.load(state).map_err(|error| format!("this host cannot load the guest: {error}"))?;
+            }
+            self.loaded = Some(image);
+        }
+        Ok(image)
+    }
+
     /// Loads the image's state and reads it back, as a promotion would; nothing runs, and memory stays as it is.
     fn rehearse(&mut self, now: Instant, host: &mut Host) {
         let Some(state) = self.protocol.state() else { return };
+        self.loaded = None;
         let begun = Instant::now();
         let result = host.machine.load(state).and_then(|()| host.machine.read_back(state));
         match &result {

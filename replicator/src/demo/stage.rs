@@ -259,7 +259,7 @@ fn freeze_with_output(primary: &mut Node) -> Result<Evidence, SiteError> {
     let mut looks = 0;
     loop {
         primary.freeze()?;
-        let evidence = Evidence::read(primary.state_dir()).unwrap_or_default();
+        let evidence = Evidence::read(primary.control()).unwrap_or_default();
         looks += 1;
         if evidence.held_frames + evidence.held_writes > 0 || looks == LOOKS {
             return Ok(evidence);

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::MetricsError;
 
@@ -30,9 +30,8 @@ pub(super) fn serve(
 
 /// One request and its answer, as HTTP/1.0 has them (RFC 1945): the connection ends with it.
 fn answer(scraper: &TcpStream, collect: impl FnOnce() -> Result<String, MetricsError>) -> io::Result<()> {
-    scraper.set_read_timeout(Some(PATIENCE))?;
     scraper.set_write_timeout(Some(PATIENCE))?;
-    let request = first_line(scraper)?;
+    let request = first_line(Patient { scraper, until: Instant::now() + PATIENCE })?;
     let mut words = request.split_ascii_whitespace();
     let (status, body) = match (words.next(), words.next()) {
         (Some("GET"), Some("/metrics")) => match collect() {
@@ -53,8 +52,25 @@ fn answer(scraper: &TcpStream, collect: impl FnOnce() -> Result<String, MetricsE
     out.write_all(body.as_bytes())
 }
 
+/// Reads for a limited time in all, however little comes at a time.
+struct Patient<'a> {
+    scraper: &'a TcpStream,
+    until: Instant,
+}
+
+impl Read for Patient<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.scraper.set_read_timeout(Some(left))?;
+        self.scraper.read(into)
+    }
+}
+
 /// Reads a whole request, so that closing the connection does not reset it, and keeps its first line.
-fn first_line(scraper: &TcpStream) -> io::Result<String> {
+fn first_line(scraper: impl Read) -> io::Result<String> {
     let mut lines = BufReader::new(scraper.take(REQUEST_BYTES));
     let mut first = String::new();
     lines.read_line(&mut first)?;
@@ -69,6 +85,23 @@ fn first_line(scraper: &TcpStream) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_scraper_that_dawdles_is_left() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let mut scraper = TcpStream::connect(listener.local_addr().expect("bound")).expect("listening");
+        let (stream, _) = listener.accept().expect("connected");
+        let begun = Instant::now();
+        let dawdler = std::thread::spawn(move || {
+            while begun.elapsed() < 3 * PATIENCE && scraper.write_all(b"x").is_ok() {
+                std::thread::sleep(PATIENCE / 20);
+            }
+        });
+        assert!(answer(&stream, || Ok(String::new())).is_err());
+        assert!(begun.elapsed() < 2 * PATIENCE);
+        drop(stream);
+        dawdler.join().expect("it ends");
+    }
 
     fn ask(request: &[u8]) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");

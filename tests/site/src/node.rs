@@ -117,10 +117,10 @@ impl Node {
         self.name
     }
 
-    /// Its state directory.
+    /// Its control socket.
     #[must_use]
-    pub fn state_dir(&self) -> &Path {
-        &self.files.state
+    pub fn control(&self) -> &Path {
+        &self.files.control
     }
 
     /// What it says about itself.
