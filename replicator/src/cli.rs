@@ -6,7 +6,7 @@ mod console;
 mod show;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,6 +18,9 @@ use crate::authority::{AuthorityError, Handler, Memory};
 use crate::config::Config;
 use crate::link::Key;
 use crate::{bench, check, daemon, demo, logging, metrics};
+
+/// Where the guests' configurations are, each as NAME.toml.
+const CONFIGURATIONS: &str = "/etc/kemari";
 
 /// Why a command failed, as the operator is told.
 type Failure = Box<dyn std::error::Error>;
@@ -34,9 +37,8 @@ struct Cli {
 enum Command {
     /// Run this node of a guest: as standby-or-nothing, until it is told otherwise
     Run {
-        /// The guest's configuration
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
+        #[command(flatten)]
+        guest: Guest,
         /// A program, with arguments, that asks the cluster for this node; without it, the operator is the authority
         #[arg(long, value_name = "COMMAND")]
         handler: Option<String>,
@@ -45,15 +47,9 @@ enum Command {
         syslog: bool,
     },
     /// Say what a configuration lacks on this host, and what to do about it
-    Check {
-        /// The guest's configuration
-        config: PathBuf,
-    },
+    Check(Guest),
     /// Name this node as the one that boots a new guest
-    Create {
-        /// The guest's configuration
-        config: PathBuf,
-    },
+    Create(Guest),
     /// Make a key, to be copied to the other node
     Keygen {
         /// The file to be made, for root only
@@ -96,9 +92,8 @@ enum Command {
     RunUnprotected(Node),
     /// Promise that what this node holds of a generation is never resumed, whether its replicator runs or not
     Outdate {
-        /// The guest's configuration
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
+        #[command(flatten)]
+        guest: Guest,
         /// The generation, as `status` shows it
         #[arg(long, value_name = "NUMBER-ID")]
         generation: Generation,
@@ -118,11 +113,7 @@ enum Command {
     /// Print the figures of this host's replicators for Prometheus, or answer its scrapes
     Metrics(metrics::Options),
     /// Attach this terminal to the guest's serial console
-    Console {
-        /// The guest's configuration
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
-    },
+    Console(Guest),
     /// Show on this machine alone how a guest survives: two nodes, a client, two kills (needs root and /dev/kvm)
     Demo(demo::Options),
     /// Measure on this machine what protection costs, beside what the machine does at best (needs root and /dev/kvm)
@@ -134,10 +125,37 @@ enum Command {
     },
 }
 
+/// Which guest.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct Guest {
+    /// Its name, for /etc/kemari/GUEST.toml; or its configuration, if that has a '/' or ends in ".toml"
+    guest: Option<PathBuf>,
+    /// Its configuration
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Guest {
+    fn load(&self) -> Result<Config, Failure> {
+        let named = self.guest.as_deref().map(configuration);
+        let file = self.config.clone().or(named).ok_or("name the guest, or its configuration with --config")?;
+        Ok(Config::load(&file)?)
+    }
+}
+
+/// Where what names a guest on the command line says that its configuration is.
+fn configuration(guest: &Path) -> PathBuf {
+    let is_file = guest.components().count() > 1 || guest.extension() == Some("toml".as_ref());
+    if is_file { guest.to_owned() } else { Path::new(CONFIGURATIONS).join(guest).with_added_extension("toml") }
+}
+
 /// Which replicator to talk to.
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 struct Node {
+    /// The guest's name, for /etc/kemari/GUEST.toml; or its configuration, if that has a '/' or ends in ".toml"
+    guest: Option<PathBuf>,
     /// The guest's configuration, which names the control socket
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -148,10 +166,9 @@ struct Node {
 
 impl Node {
     fn connect(&self) -> Result<Client, Failure> {
-        let path = match (&self.socket, &self.config) {
-            (Some(socket), _) => socket.clone(),
-            (None, Some(config)) => Config::load(config)?.node.control,
-            (None, None) => return Err("name the node with --config or --socket".into()),
+        let path = match &self.socket {
+            Some(socket) => socket.clone(),
+            None => Guest { guest: self.guest.clone(), config: self.config.clone() }.load()?.node.control,
         };
         Ok(Client::connect(&path)?)
     }
@@ -192,14 +209,14 @@ fn is_broken_pipe(failure: &(dyn std::error::Error + 'static)) -> bool {
 
 fn execute(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Run { config, handler, syslog } => {
-            let config = Config::load(&config)?;
+        Command::Run { guest, handler, syslog } => {
+            let config = guest.load()?;
             logging::start(syslog)?;
             let handler = handler.and_then(|command| Handler::new(&command, &config.guest.name, &config.node.name));
             Ok(daemon::run(config, handler)?)
         }
-        Command::Check { config } => check::run(&Config::load(&config)?, &mut io::stdout()),
-        Command::Create { config } => create(&Config::load(&config)?),
+        Command::Check(guest) => check::run(&guest.load()?, &mut io::stdout()),
+        Command::Create(guest) => create(&guest.load()?),
         Command::Keygen { file } => {
             Key::generate(&file)?;
             Ok(writeln!(io::stdout(), "{}: made; copy it to the other node, for root only there, too", file.display())?)
@@ -211,7 +228,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Pace { node, max_epoch_ms } => node.order(&Request::Pace { max_epoch_ms }),
         Command::Handover(node) => node.order(&Request::Handover),
         Command::RunUnprotected(node) => node.order(&Request::RunUnprotected),
-        Command::Outdate { config, generation } => outdate(&Config::load(&config)?, generation),
+        Command::Outdate { guest, generation } => outdate(&guest.load()?, generation),
         Command::Shutdown(node) => node.order(&Request::Shutdown),
         Command::Stop(node) => node.order(&Request::Stop),
         Command::Events { node, json } => events(&node, json),
@@ -219,7 +236,7 @@ fn execute(command: Command) -> Result<(), Failure> {
             logging::start(false)?;
             Ok(metrics::run(&options)?)
         }
-        Command::Console { config } => console::attach(&Config::load(&config)?),
+        Command::Console(guest) => console::attach(&guest.load()?),
         Command::Demo(options) => Ok(demo::run(&options)?),
         Command::Bench(options) => Ok(bench::run(&options)?),
         Command::Completions { shell } => {
@@ -301,9 +318,27 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_of_a_guest_and_a_path_of_a_file() {
+        for (said, file) in [
+            ("web", "/etc/kemari/web.toml"),
+            ("web.2", "/etc/kemari/web.2.toml"),
+            ("web.toml", "web.toml"),
+            ("./web", "./web"),
+            ("/srv/web", "/srv/web"),
+        ] {
+            assert_eq!(configuration(Path::new(said)), Path::new(file), "{said}");
+        }
+    }
+
+    #[test]
     fn a_node_is_named_once() {
         assert!(Cli::try_parse_from(["kemari-replicator", "status"]).is_err());
         assert!(Cli::try_parse_from(["kemari-replicator", "status", "--config", "a", "--socket", "b"]).is_err());
+        assert!(Cli::try_parse_from(["kemari-replicator", "status", "web", "--socket", "b"]).is_err());
+        assert!(Cli::try_parse_from(["kemari-replicator", "console"]).is_err());
+        assert!(Cli::try_parse_from(["kemari-replicator", "check", "web", "--config", "b"]).is_err());
+        assert!(Cli::try_parse_from(["kemari-replicator", "promote", "web", "--cold-boot"]).is_ok());
+        assert!(Cli::try_parse_from(["kemari-replicator", "run", "--config", "a", "--syslog"]).is_ok());
         assert!(Cli::try_parse_from(["kemari-replicator", "promote", "--cold-boot", "--socket", "b"]).is_ok());
         assert!(Cli::try_parse_from(["kemari-replicator", "pace", "--socket", "b", "--max-epoch-ms", "0"]).is_err());
     }
