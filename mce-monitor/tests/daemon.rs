@@ -234,6 +234,8 @@ impl Replicator {
             replication: *self.replication.lock().expect("ours"),
             peer: Some("beta".into()),
             trouble: None,
+            crashes: None,
+            halted: None,
             mended_pages: 0,
             image: None,
             commit_age_ms: None,

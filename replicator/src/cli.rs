@@ -100,6 +100,8 @@ enum Command {
     },
     /// Shut the guest down; the replicator stays, as a standby that holds nothing
     Shutdown(Node),
+    /// Reset the guest, as its reset button would: it boots anew
+    Reset(Node),
     /// End the replicator: hand over if there is a standby in sync, else shut the guest down
     Stop(Node),
     /// Show what happens, as it happens
@@ -230,6 +232,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::RunUnprotected(node) => node.order(&Request::RunUnprotected),
         Command::Outdate { guest, generation } => outdate(&guest.load()?, generation),
         Command::Shutdown(node) => node.order(&Request::Shutdown),
+        Command::Reset(node) => node.order(&Request::Reset),
         Command::Stop(node) => node.order(&Request::Stop),
         Command::Events { node, json } => events(&node, json),
         Command::Metrics(options) => {

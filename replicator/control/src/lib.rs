@@ -11,6 +11,6 @@ mod status;
 pub use client::{Client, ClientError, Events};
 pub use message::{Event, LINE_BYTES, Reply, Request};
 pub use status::{
-    Checkpoints, ConsoleStatus, DiskStatus, Figure, Gate, ImageName, NicStatus, Replication, Role, Standing, Status,
-    SyncProgress,
+    Checkpoints, ConsoleStatus, Crashes, DiskStatus, Figure, Gate, ImageName, NicStatus, Replication, Role, Standing,
+    Status, SyncProgress,
 };

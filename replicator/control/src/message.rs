@@ -41,6 +41,8 @@ pub enum Request {
     },
     /// Shut the guest down and stay, as a standby that holds nothing.
     Shutdown,
+    /// Reset the guest, as by a reset button.
+    Reset,
     /// End the process: hand over if there is a standby in sync, else shut the guest down.
     Stop,
     /// Tell what happens from here on.

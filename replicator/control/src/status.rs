@@ -29,6 +29,12 @@ pub struct Status {
     pub image: Option<ImageName>,
     /// How long ago the newest checkpoint was committed, in milliseconds.
     pub commit_age_ms: Option<u64>,
+    /// On a primary, how often the guest has crashed since it was booted by somebody, if it has.
+    #[serde(default)]
+    pub crashes: Option<Crashes>,
+    /// On a primary, why the guest stands still, if it does until somebody resets it or shuts it down.
+    #[serde(default)]
+    pub halted: Option<String>,
     /// Pages of the guest's memory that the hardware had lost, and that were mended from the standby.
     #[serde(default)]
     pub mended_pages: u64,
@@ -46,6 +52,15 @@ pub struct Status {
     pub disks: Vec<DiskStatus>,
     /// The serial port.
     pub console: ConsoleStatus,
+}
+
+/// The crashes of a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Crashes {
+    /// How many.
+    pub count: u32,
+    /// What the last one was: "panic", "triple fault", "KVM internal error" or "watchdog".
+    pub last: String,
 }
 
 /// The two roles.

@@ -7,10 +7,12 @@
 //! Nothing here knows a socket, a clock, KVM or a device.
 
 mod epoch;
+mod frequency;
 mod gate;
 mod pages;
 pub mod sabotage;
 
 pub use epoch::{Epoch, Generation, Image, NotAGeneration};
+pub use frequency::same_frequency;
 pub use gate::{Acknowledgement, Committed, Consent, ConsentReason, Gate, GateError, Released, Sealed, Weigh};
 pub use pages::{PAGE_SIZE, PageRun, PageSet};

@@ -48,6 +48,12 @@ pub enum DeviceEvent {
     Reset,
     /// The guest turned itself off.
     PowerOff,
+    /// The guest's kernel has panicked.
+    Panic,
+    /// The guest's kernel has panicked, and the crash kernel that it had loaded takes over.
+    CrashKernel,
+    /// The guest has let its watchdog run out.
+    WatchdogExpired,
     /// The disk failed a request; the guest was told. The text names the disk, the request and the cause.
     DiskError(String),
 }
@@ -121,18 +127,18 @@ pub trait Device: Send {
 
     /// Takes what the guest has offered up to now, whether or not its notification has been seen. Called when the vCPUs are
     /// paused, so that this checkpoint covers it.
-    fn collect(&mut self, outputs: &mut Vec<Output>);
+    fn collect(&mut self, _outputs: &mut Vec<Output>) {}
 
     /// Performs an output that came from this device. If its history was replaced by [`load`](Device::load), nothing happens.
     /// Whoever releases calls [`signal`](Device::signal) after the last one of a batch.
-    fn release(&mut self, output: Released<Output>);
+    fn release(&mut self, _output: Released<Output>) {}
 
     /// Tells the guest, by at most one interrupt, of what was [released](Device::release) since the last call.
     fn signal(&mut self) {}
 
     /// Whether held output has reached its limit: if so, the device takes nothing more that would become output, and the
     /// guest waits. When it has not any more, the device makes one of its sources ready, to go on from there.
-    fn set_backpressure(&mut self, full: bool);
+    fn set_backpressure(&mut self, _full: bool) {}
 
     /// Starts to serve the guest. After a load: raises every interrupt again (one that was on its way is in no saved state), and
     /// makes its sources ready, so that `service` first does again what was taken and not finished, in order, and
@@ -147,7 +153,8 @@ pub trait Device: Send {
         0
     }
 
-    /// The kind of device, naming its saved state: "net", "disk", "rng", "serial", "i8042" or "power".
+    /// The kind of device, naming its saved state: "net", "disk", "rng", "serial", "i8042", "power", "pvpanic"
+    /// or "watchdog".
     fn kind(&self) -> &'static str;
 
     /// The version of what [`save`](Device::save) writes.

@@ -7,15 +7,14 @@
 mod tests;
 
 use std::collections::VecDeque;
-use std::os::fd::AsRawFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use kemari_core::Released;
 use serde::{Deserialize, Serialize};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
+use crate::bank::Bank;
 use crate::device::{decode, encode};
-use crate::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Output, Source, SourceId, StateError};
+use crate::{BusDevice, Device, DeviceEvent, DeviceId, Output, Source, SourceId, StateError};
 
 const KIND: &str = "i8042";
 const STATE_VERSION: u16 = 1;
@@ -222,20 +221,7 @@ fn translated(code: u8) -> u8 {
     }
 }
 
-/// The bus side.
-struct Controller {
-    registers: Mutex<Registers>,
-    irq: EventFd,
-    /// Tells the event loop of a reset.
-    wake: EventFd,
-}
-
-impl Controller {
-    /// A poisoned lock is taken all the same: nothing here leaves the registers half changed.
-    fn lock(&self) -> MutexGuard<'_, Registers> {
-        self.registers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
+impl Bank<Registers> {
     /// Lets `access` use the registers, then does what follows from it.
     fn with<T>(&self, access: impl FnOnce(&mut Registers) -> T) -> T {
         let mut registers = self.lock();
@@ -248,16 +234,16 @@ impl Controller {
         let reset = registers.reset;
         drop(registers);
         if line && !was_up {
-            signal(&self.irq);
+            self.interrupt();
         }
         if reset {
-            signal(&self.wake);
+            self.wake();
         }
         result
     }
 }
 
-impl BusDevice for Controller {
+impl BusDevice for Bank<Registers> {
     fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
         if let Some(byte) = data.first_mut() {
@@ -278,16 +264,10 @@ impl BusDevice for Controller {
     }
 }
 
-fn signal(event: &EventFd) {
-    if let Err(error) = event.write(1) {
-        log::error!("{KIND}: eventfd: {error}");
-    }
-}
-
 /// A keyboard controller (i8042) with a keyboard on which only Ctrl-Alt-Del is ever pressed.
 pub struct I8042 {
     id: DeviceId,
-    controller: Arc<Controller>,
+    bank: Arc<Bank<Registers>>,
     started: bool,
 }
 
@@ -303,16 +283,14 @@ impl I8042 {
     /// # Errors
     /// Out of file descriptors.
     pub fn new(id: DeviceId, irq: EventFd) -> std::io::Result<I8042> {
-        let wake = EventFd::new(EFD_NONBLOCK)?;
-        let controller = Arc::new(Controller { registers: Mutex::new(Registers::at_boot()), irq, wake });
-        Ok(I8042 { id, controller, started: false })
+        Ok(I8042 { id, bank: Arc::new(Bank::new(Registers::at_boot(), Some(irq))?), started: false })
     }
 
     /// Presses and releases Ctrl-Alt-Del: asks the guest to shut down. Nothing happens if the guest has turned the keyboard off
     /// or has not read what was typed before, or if the controller is stopped.
     pub fn ctrl_alt_del(&mut self) {
         if self.started {
-            self.controller.with(|registers| {
+            self.bank.with(|registers| {
                 if registers.scanning {
                     registers.send(&CTRL_ALT_DEL);
                 }
@@ -327,37 +305,30 @@ impl Device for I8042 {
     }
 
     fn bus(&self) -> Arc<dyn BusDevice> {
-        self.controller.clone()
+        self.bank.clone()
     }
 
     fn sources(&self) -> Vec<Source> {
-        let id = SourceId { device: self.id, index: 0 };
-        vec![Source { fd: self.controller.wake.as_raw_fd(), id, interest: Interest::Readable }]
+        vec![self.bank.source(self.id)]
     }
 
     fn service(&mut self, _source: SourceId, _outputs: &mut Vec<Output>, events: &mut Vec<DeviceEvent>) {
-        if self.started && std::mem::take(&mut self.controller.lock().reset) {
+        if self.started && std::mem::take(&mut self.bank.lock().reset) {
             events.push(DeviceEvent::Reset);
         }
     }
 
-    fn collect(&mut self, _outputs: &mut Vec<Output>) {}
-
-    fn release(&mut self, _output: Released<Output>) {}
-
-    fn set_backpressure(&mut self, _full: bool) {}
-
     fn start(&mut self) {
         self.started = true;
-        let registers = self.controller.lock();
+        let registers = self.bank.lock();
         let (full, reset) = (registers.output.is_some(), registers.reset);
         let irq = full && registers.config & CONFIG_KEYBOARD_IRQ != 0;
         drop(registers);
         if irq {
-            signal(&self.controller.irq);
+            self.bank.interrupt();
         }
         if reset {
-            signal(&self.controller.wake);
+            self.bank.wake();
         }
     }
 
@@ -374,7 +345,7 @@ impl Device for I8042 {
     }
 
     fn save(&self, into: &mut Vec<u8>) {
-        encode(&*self.controller.lock(), into);
+        encode(&*self.bank.lock(), into);
     }
 
     fn load(&mut self, version: u16, state: &[u8]) -> Result<(), StateError> {
@@ -384,7 +355,7 @@ impl Device for I8042 {
             return Err(StateError::Invalid { kind: KIND, what });
         }
         self.started = false;
-        *self.controller.lock() = registers;
+        *self.bank.lock() = registers;
         Ok(())
     }
 }

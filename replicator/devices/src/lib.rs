@@ -1,5 +1,5 @@
-//! Device models of the guest: network, disk, randomness, serial port, keyboard controller, power management; virtio over
-//! MMIO.
+//! Device models of the guest: network, disk, randomness, serial port, keyboard controller, power management, panic
+//! notifier, watchdog; virtio over MMIO.
 //!
 //! A device has two sides. The **bus side** ([`BusDevice`]) is called by vCPU threads and touches registers only. The
 //! **backend** ([`Device`]) belongs to the event loop, which polls its [`Source`]s and calls [`Device::service`]. What the guest
@@ -10,15 +10,18 @@
 //!
 //! [`Released`]: kemari_core::Released
 
+mod bank;
 mod block;
 mod device;
 mod i8042;
 mod net;
 mod output;
 mod power;
+mod pvpanic;
 mod rng;
 mod serial;
 mod virtio;
+mod watchdog;
 
 pub use block::{Disk, DiskError, DiskOptions, DiskStats};
 pub use device::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Source, SourceId, StateError};
@@ -26,9 +29,11 @@ pub use i8042::I8042;
 pub use net::{Net, NetError, NetOptions, NetStats};
 pub use output::{Output, OutputKind};
 pub use power::PowerManagement;
+pub use pvpanic::Pvpanic;
 pub use rng::Rng;
 pub use serial::{ConsoleStats, Serial, Sink, SinkError};
 pub use virtio::{MMIO_BYTES, QUEUE_NOTIFY};
+pub use watchdog::Watchdog;
 
 /// Guest memory. Every write to it from here goes through vm-memory, so that its bitmap knows the page is dirty.
 pub type Memory = vm_memory::GuestMemoryMmap<vm_memory::bitmap::AtomicBitmap>;

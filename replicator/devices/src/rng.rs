@@ -9,7 +9,6 @@ mod tests;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use kemari_core::Released;
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -32,6 +31,8 @@ pub struct Rng {
     transport: Arc<Transport>,
     started: bool,
     chain: Chain,
+    /// For the next answer: got before the queue is looked at, so that no vCPU waits for a system call at the transport's lock.
+    random: Vec<u8>,
 }
 
 impl Rng {
@@ -48,19 +49,23 @@ impl Rng {
             config: Vec::new(),
         };
         let transport = Arc::new(Transport::new(model, memory, irq)?);
-        Ok(Rng { id, transport, started: false, chain: Chain::default() })
+        Ok(Rng { id, transport, started: false, chain: Chain::default(), random: Vec::new() })
     }
 
     /// Answers what the queue has, of which there is no more than a queue at a time.
     fn answer(&mut self) {
         let mut owes_interrupt = false;
         for _ in 0..QUEUE_SIZES[QUEUE] {
+            if self.random.is_empty() {
+                self.random = randomness();
+            }
             let Some(mut session) = self.transport.session().filter(|_| self.started) else { break };
             let Some(ticket) = session.take(QUEUE, &mut self.chain) else { break };
-            let mut bytes = [0; ANSWER_BYTES_MAX];
-            let wanted = length(&self.chain.writable).min(ANSWER_BYTES_MAX);
-            let random = fill(&mut bytes[..wanted]);
-            let written = scatter(session.memory(), &self.chain.writable, 0, random).unwrap_or_default();
+            let wanted = length(&self.chain.writable).min(self.random.len());
+            let written =
+                scatter(session.memory(), &self.chain.writable, 0, &self.random[..wanted]).unwrap_or_default();
+            // What is left over goes, too: nobody gets a byte twice.
+            self.random.clear();
             owes_interrupt |= session.finish(ticket, written as u32);
         }
         if owes_interrupt {
@@ -69,15 +74,16 @@ impl Rng {
     }
 }
 
-/// Fills `bytes`, as far as there is randomness, and returns that.
-fn fill(bytes: &mut [u8]) -> &[u8] {
-    // SAFETY: the kernel writes no more than the bytes of the slice.
+/// Bytes for one answer, as far as there is randomness.
+fn randomness() -> Vec<u8> {
+    let mut bytes = vec![0; ANSWER_BYTES_MAX];
+    // SAFETY: the kernel writes no more than the bytes of the vector.
     let count = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    let count = usize::try_from(count).unwrap_or_else(|_| {
+    bytes.truncate(usize::try_from(count).unwrap_or_else(|_| {
         log::error!("{KIND}: getrandom: {}", std::io::Error::last_os_error());
         0
-    });
-    &bytes[..count]
+    }));
+    bytes
 }
 
 impl Device for Rng {
@@ -102,12 +108,6 @@ impl Device for Rng {
     fn service(&mut self, _source: SourceId, _outputs: &mut Vec<Output>, _events: &mut Vec<DeviceEvent>) {
         self.answer();
     }
-
-    fn collect(&mut self, _outputs: &mut Vec<Output>) {}
-
-    fn release(&mut self, _output: Released<Output>) {}
-
-    fn set_backpressure(&mut self, _full: bool) {}
 
     fn start(&mut self) {
         self.started = true;

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use kemari_core::same_frequency;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{IDENTITY_KEYS, NAME_BYTES, VALUE_BYTES};
 
 /// What must be equal on both hosts, key by key, before a guest may move between them.
 ///
-/// Keys are short names such as `memory_mib` or `nic0.mac`; the machine provides them.
+/// Keys are short names such as `memory_mib` or `nic0.mac`; the machine provides them. What ends in `_khz` is a measured frequency,
+/// which need only be the [same](same_frequency) as far as it can be measured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity(Vec<(String, String)>);
 
@@ -48,7 +50,7 @@ impl Identity {
         let mut differences = Vec::new();
         for (key, value) in &self.0 {
             match other.get(key) {
-                Some(theirs) if theirs == value => {}
+                Some(theirs) if agree(key, value, theirs) => {}
                 Some(theirs) => differences.push(format!("{key}: {node} has {value}, {other_node} has {theirs}")),
                 None => differences.push(format!("{key}: {node} has {value}, {other_node} has none")),
             }
@@ -58,6 +60,12 @@ impl Identity {
         }
         differences
     }
+}
+
+fn agree(key: &str, one: &str, other: &str) -> bool {
+    let khz = |value: &str| value.parse::<u32>().ok().filter(|_| key.ends_with("_khz"));
+    let measured = khz(one).zip(khz(other)).is_some_and(|(one, other)| same_frequency(one, other));
+    measured || one == other
 }
 
 /// One node's part of the pair: the same type for either role.
@@ -165,4 +173,23 @@ pub enum ConfigError {
         /// As configured.
         depth: usize,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn measured_frequencies_need_only_be_about_equal() {
+        let differences = |key: &str, ours: &str, theirs: &str| {
+            let identity = |value: &str| Identity::new(vec![(key.to_owned(), value.to_owned())]).expect("good");
+            identity(ours).differences("alpha", &identity(theirs), "beta")
+        };
+        // Either side of what would round to another MHz.
+        assert!(differences("tsc_khz", "2445499", "2445501").is_empty());
+        let expected = "tsc_khz: alpha has 2445430, beta has 2000000";
+        assert_eq!(differences("tsc_khz", "2445430", "2000000"), [expected]);
+        assert_eq!(differences("memory_mib", "2445499", "2445501").len(), 1, "not measured");
+        assert_eq!(differences("tsc_khz", "2445499", "none").len(), 1);
+    }
 }

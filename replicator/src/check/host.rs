@@ -1,7 +1,7 @@
 //! The things to look at.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::net::TcpListener;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -60,13 +60,14 @@ fn kvm() -> Looked {
 }
 
 fn kernel(path: &Path) -> Looked {
-    let mut magic = [0; 4];
-    let read = readable("guest.kernel", path)?.read_exact(&mut magic);
-    if read.is_err() || magic != *b"\x7fELF" {
-        let remedy = "not an ELF image; a Linux kernel is booted from its vmlinux, not from a bzImage";
-        return Err(problem("guest.kernel", path, remedy));
-    }
-    Ok(())
+    readable("guest.kernel", path)?;
+    kemari_vmm::check_kernel(path).map_err(|error| {
+        let remedy = match error {
+            kemari_vmm::Error::Kernel { reason, .. } => reason,
+            other => other.to_string(),
+        };
+        problem("guest.kernel", path, remedy)
+    })
 }
 
 fn key(path: &Path) -> Looked {
@@ -171,4 +172,24 @@ fn aliases(config: &Config) -> Vec<Finding> {
         }
     }
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_of_a_distribution_is_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("vmlinuz");
+        assert!(kernel(&path).expect_err("missing").2.contains("must exist"));
+        let mut image = vec![0; 0x1000];
+        fs::write(&path, &image).expect("written");
+        assert!(kernel(&path).expect_err("zeroes").2.contains("neither a bzImage"));
+        image[0x202..0x206].copy_from_slice(b"HdrS");
+        fs::write(&path, &image).expect("written");
+        assert_eq!(kernel(&path), Ok(()));
+        fs::write(&path, b"\x7fELF").expect("written");
+        assert_eq!(kernel(&path), Ok(()));
+    }
 }

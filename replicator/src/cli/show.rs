@@ -34,6 +34,12 @@ pub(super) fn status(out: &mut impl Write, status: &Status) -> io::Result<()> {
     if let Some(trouble) = &status.trouble {
         field(out, "trouble", trouble)?;
     }
+    if let Some(reason) = &status.halted {
+        field(out, "halted", format_args!("{reason}; `reset` boots the guest anew"))?;
+    }
+    if let Some(crashes) = &status.crashes {
+        field(out, "crashes", format_args!("{}, the last one: {}", crashes.count, crashes.last))?;
+    }
     if let Some(sync) = &status.sync {
         field(out, "resync", bar(sync))?;
     }

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kemari_vmm::{ConsoleConfig, DiskConfig, NicConfig, Sink, VCPUS_MAX};
+use kemari_vmm::{ConsoleConfig, DiskConfig, MEMORY_MIB_MAX, MEMORY_MIB_MIN, NicConfig, Sink, VCPUS_MAX};
 use serde::Deserialize;
 
-use super::{Config, GuestConfig, LinkConfig, Mode, NodeConfig, Problem, ReplicationConfig};
+use super::{Config, GuestConfig, LinkConfig, Mode, NodeConfig, OnGuestPanic, Problem, ReplicationConfig};
 
 /// Longest interface name (IFNAMSIZ in linux/if.h, less the terminating zero).
 const TAP_BYTES: usize = 15;
@@ -45,6 +45,22 @@ struct Guest {
     initrd: Option<PathBuf>,
     #[serde(default)]
     cmdline: String,
+    #[serde(default = "default_on_guest_panic")]
+    on_guest_panic: OnGuestPanic,
+    #[serde(default)]
+    watchdog: bool,
+    #[serde(default = "default_shutdown_timeout_s")]
+    shutdown_timeout_s: u64,
+}
+
+/// As a real machine does.
+fn default_on_guest_panic() -> OnGuestPanic {
+    OnGuestPanic::Restart
+}
+
+/// Less than a cluster gives a demotion by default, which includes it.
+fn default_shutdown_timeout_s() -> u64 {
+    45
 }
 
 fn one() -> u8 {
@@ -183,14 +199,17 @@ impl Checker {
     fn guest(&mut self, guest: Guest) -> GuestConfig {
         self.name("guest.name", &guest.name);
         self.range("guest.vcpus", guest.vcpus.into(), 1, VCPUS_MAX.into(), "");
-        self.range("guest.memory_mib", guest.memory_mib, 16, 1 << 20, "MiB");
+        self.range("guest.memory_mib", guest.memory_mib, MEMORY_MIB_MIN, MEMORY_MIB_MAX, "MiB");
         self.absolute("guest.kernel", &guest.kernel);
         if let Some(initrd) = &guest.initrd {
             self.absolute("guest.initrd", initrd);
         }
-        let Guest { name, vcpus, memory_mib, kernel, initrd, cmdline } = guest;
+        self.range("guest.shutdown_timeout_s", guest.shutdown_timeout_s, 1, 3600, "s");
+        let Guest { name, vcpus, memory_mib, kernel, initrd, cmdline, on_guest_panic, watchdog, shutdown_timeout_s } =
+            guest;
+        let shutdown_timeout = Duration::from_secs(shutdown_timeout_s);
         self.require(!cmdline.contains('\0'), "guest.cmdline", quoted(&cmdline), "has a zero byte; remove it");
-        GuestConfig { name, vcpus, memory_mib, kernel, initrd, cmdline }
+        GuestConfig { name, vcpus, memory_mib, kernel, initrd, cmdline, on_guest_panic, watchdog, shutdown_timeout }
     }
 
     fn nics(&mut self, nics: Vec<Nic>) -> Vec<NicConfig> {

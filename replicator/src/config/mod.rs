@@ -30,6 +30,30 @@ pub enum Mode {
     Sync,
 }
 
+/// What is done about a guest that crashes by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnGuestPanic {
+    /// It is booted anew where it is.
+    Restart,
+    /// The standby resumes it from the last checkpoint; if it then crashes again soon, it is booted anew.
+    FailoverOnce,
+    /// It stands still, to be looked at.
+    Stop,
+}
+
+impl OnGuestPanic {
+    /// As it is written in the file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            OnGuestPanic::Restart => "restart",
+            OnGuestPanic::FailoverOnce => "failover-once",
+            OnGuestPanic::Stop => "stop",
+        }
+    }
+}
+
 /// A configuration that makes sense by itself.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -64,6 +88,12 @@ pub struct GuestConfig {
     pub initrd: Option<PathBuf>,
     /// The kernel's command line.
     pub cmdline: String,
+    /// What is done when it crashes.
+    pub on_guest_panic: OnGuestPanic,
+    /// Whether it has a watchdog.
+    pub watchdog: bool,
+    /// How long it may take to shut down when it is asked to.
+    pub shutdown_timeout: Duration,
 }
 
 /// `[node]`.
@@ -166,6 +196,7 @@ impl Config {
             nics: self.nics.clone(),
             disks: self.disks.clone(),
             console: self.console.clone(),
+            watchdog: guest.watchdog,
         }
     }
 }

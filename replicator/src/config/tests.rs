@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use kemari_vmm::Sink;
 
-use super::{Config, ConfigError, Mode};
+use super::{Config, ConfigError, Mode, OnGuestPanic};
 
 const GOOD: &str = r#"
 [guest]
@@ -47,6 +47,8 @@ fn defaults_are_filled_in() {
     assert_eq!(config.link.peer_timeout, Duration::from_secs(1));
     assert_eq!(config.console.sink, Sink::None);
     assert!(config.console.hold);
+    assert_eq!((config.guest.on_guest_panic, config.guest.watchdog), (OnGuestPanic::Restart, false));
+    assert_eq!(config.guest.shutdown_timeout, Duration::from_secs(45));
     assert_eq!(config.machine().nics[0].mac, [0x52, 0x54, 0, 0x12, 0x34, 0x56]);
 }
 
@@ -55,6 +57,7 @@ fn a_value_that_makes_no_sense_is_named_with_its_key_and_a_remedy() {
     for (from, to, key, remedy) in [
         ("memory_mib = 64", "memory_mib = 8", "guest.memory_mib = 8", "16 to"),
         ("memory_mib = 64", "memory_mib = 64\nvcpus = 9", "guest.vcpus = 9", "1 to"),
+        ("memory_mib = 64", "memory_mib = 64\nshutdown_timeout_s = 0", "guest.shutdown_timeout_s = 0", "1 to"),
         ("\"web\"", "\"a/b\"", "guest.name = \"a/b\"", "letters"),
         ("/boot/web.elf", "web.elf", "guest.kernel = \"web.elf\"", "absolute"),
         ("tap-web", "a-tap-with-a-long-name", "nic[0].tap = \"a-tap-with-a-long-name\"", "15"),
@@ -79,6 +82,8 @@ fn an_unknown_key_or_a_wrong_type_is_named_with_its_line() {
     assert!(said.contains("memory_mb") && said.contains("memory_mib") && said.contains("line 4"), "{said}");
     let said = complaint("memory_mib = 64", "memory_mib = \"64\"");
     assert!(said.contains("invalid type") && said.contains("line 4"), "{said}");
+    let said = complaint("memory_mib = 64", "memory_mib = 64\non_guest_panic = \"pray\"");
+    assert!(said.contains("pray") && said.contains("failover-once"), "{said}");
     let said = complaint("[link]", "[replication]\nmode = \"fast\"\n[link]");
     assert!(said.contains("fast") && said.contains("event"), "{said}");
 }

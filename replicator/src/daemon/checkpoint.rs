@@ -60,14 +60,14 @@ impl Primary {
         host.machine.pause(&mut self.outputs)?;
         self.hold_collected(begun);
         let epoch = self.gate.seal();
-        let state = host.machine.save()?;
+        let state = host.save()?;
         self.dirty.clear();
         host.machine.harvest(&mut self.dirty)?;
         self.protocol.begin_checkpoint(&mut self.dirty);
         let machine = &host.machine;
         let gathered = Gathered::copy(&self.dirty, |run, into| machine.copy_pages(run, into))?;
         let stays_paused = last || self.mode == Mode::Sync;
-        if !stays_paused {
+        if !stays_paused && !self.stands_still() {
             host.machine.run();
         }
         let now = Instant::now();

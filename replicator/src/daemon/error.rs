@@ -44,6 +44,9 @@ pub enum DaemonError {
     /// KVM gave up on the guest.
     #[error("the guest stopped: {0}")]
     Guest(String),
+    /// The guest crashed, and is to go on elsewhere.
+    #[error("{0}; the standby is to resume it from the last checkpoint (guest.on_guest_panic)")]
+    Crashed(String),
     /// The hardware has lost memory, and nobody can give it back.
     #[error("the hardware has lost part of the guest's memory: {0}; the guest has to go on from the last checkpoint")]
     MemoryLost(Loss),
@@ -80,6 +83,6 @@ pub enum DaemonError {
     #[error("event loop: {0}")]
     EventLoop(#[from] io::Error),
     /// The guest did not follow the request to shut down.
-    #[error("the guest did not shut down within {0} s of being asked to (Ctrl-Alt-Del); it was ended")]
+    #[error("the guest did not shut down within {0} s of being asked to (power button, or Ctrl-Alt-Del); it was ended")]
     Unresponsive(u64),
 }

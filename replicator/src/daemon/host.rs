@@ -1,9 +1,10 @@
 //! What a node works with in either role.
 
 use kemari_protocol::Identity;
-use kemari_vmm::{Machine, MachineEvent};
+use kemari_vmm::{LoadError, Machine, MachineEvent};
 
 use super::DaemonError;
+use super::crash::Ledger;
 use super::links::Links;
 use super::news::News;
 use crate::authority::Authority;
@@ -26,6 +27,8 @@ pub(super) struct Host {
     pub(super) authority_says: Option<String>,
     /// When a checkpoint was committed last, on either side.
     pub(super) committed_at: Option<std::time::Instant>,
+    /// The guest's crashes: on a standby, as of what was loaded last.
+    pub(super) ledger: Ledger,
     /// Pages that the hardware had lost and the standby has given back.
     pub(super) mended_pages: u64,
     /// Longest epoch while somebody wants checkpoints more often than configured.
@@ -42,6 +45,27 @@ impl Host {
         self.pace.map_or(configured, |pace| pace.min(configured))
     }
 
+    /// The state of everything but memory, for a checkpoint. Only while the machine is paused.
+    pub(super) fn save(&mut self) -> Result<Vec<u8>, kemari_vmm::Error> {
+        let mut state = self.machine.save()?;
+        self.ledger.append(&mut state);
+        Ok(state)
+    }
+
+    /// Loads a checkpoint's state.
+    pub(super) fn load(&mut self, state: &[u8]) -> Result<(), LoadError> {
+        let (ledger, machine) = Ledger::split(state)?;
+        self.machine.load(machine)?;
+        self.ledger = ledger;
+        Ok(())
+    }
+
+    /// Saves what was just loaded, and compares.
+    pub(super) fn read_back(&mut self, state: &[u8]) -> Result<(), LoadError> {
+        let (_, machine) = Ledger::split(state)?;
+        self.machine.read_back(machine)
+    }
+
     /// Keeps what the authority has answered, and tells it if it is something else than before.
     pub(super) fn authority_answered(&mut self, answer: String) {
         if self.authority_says.as_ref() != Some(&answer) {
@@ -55,6 +79,7 @@ impl Host {
 /// This node's part of the pair, as the protocol wants it: the guest's name and everything that must be equal on both hosts.
 pub(super) fn protocol_config(config: &Config, machine: &Machine) -> Result<kemari_protocol::Config, DaemonError> {
     let mut layout = vec![("guest".to_owned(), config.guest.name.clone())];
+    layout.push(("on_guest_panic".to_owned(), config.guest.on_guest_panic.name().to_owned()));
     layout.extend(machine.layout());
     Ok(kemari_protocol::Config {
         node: config.node.name.clone(),

@@ -5,6 +5,7 @@
 
 mod checkpoint;
 mod consent;
+mod crash;
 mod error;
 mod handover;
 mod host;
@@ -15,6 +16,7 @@ mod news;
 mod node;
 mod primary;
 mod report;
+mod reset;
 mod rival;
 mod server;
 mod signals;
@@ -108,6 +110,7 @@ pub fn run(config: Config, handler: Option<Handler>) -> Result<(), DaemonError> 
         authority_says: None,
         pace: None,
         committed_at: None,
+        ledger: crash::Ledger::default(),
         mended_pages: 0,
         links,
         news: News::default(),

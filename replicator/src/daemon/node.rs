@@ -15,6 +15,7 @@ use kemari_core::{Generation, Image};
 use kemari_protocol::standby::Held;
 use kemari_vmm::{MachineEvent, SourceId};
 
+use super::crash::{self, Crash, Ledger, Verdict};
 use super::error::Loss;
 use super::host::Host;
 use super::news::Ticket;
@@ -67,7 +68,7 @@ impl Node {
         };
         let parting = self.parting.iter().map(|(limit, _)| *limit);
         // Until the authority has answered about a boot, a stop waits.
-        let stop = self.stop.as_ref().filter(|_| self.booting.is_none()).map(Stop::deadline);
+        let stop = self.stop.as_ref().filter(|_| self.booting.is_none()).and_then(Stop::deadline);
         role.into_iter().chain(stop).chain(parting).min()
     }
 
@@ -127,6 +128,8 @@ impl Node {
                 None => Outcome::Stay,
             };
             match outcome {
+                // What a guest that is down was waiting for has left.
+                Outcome::Stay if self.is_at_end() => {}
                 Outcome::Stay => break,
                 Outcome::Promote => self.ask_to_promote()?,
                 Outcome::Demoted { held, ticket, result } => self.demoted(held, ticket, result)?,
@@ -182,6 +185,12 @@ impl Node {
             }
             (Request::Outdate { .. }, _) => host.news.refuse(ticket, "the guest runs here: a primary is not outdated"),
             (Request::Shutdown, Some(Role::Primary(_))) => self.begin_shutdown(ticket),
+            (Request::Reset, Some(Role::Primary(primary))) => {
+                primary.reset_guest(host)?;
+                host.news.emit("reset", "the operator resets the guest");
+                host.news.grant(ticket, "the guest boots anew");
+            }
+            (Request::Reset, _) => host.news.refuse(ticket, "the guest does not run here: ask the primary"),
             (Request::Shutdown, _) => host.news.refuse(ticket, "the guest does not run here: ask the primary"),
             // The server itself keeps the list of subscribers.
             (Request::Events, _) | (_, None) => {}
@@ -217,6 +226,7 @@ impl Node {
         let generation = grant.generation();
         self.part_from_primary();
         self.host.machine.boot()?;
+        self.host.ledger = Ledger::default();
         self.become_primary(grant, None)?;
         self.host.news.emit("primary", &format!("the guest boots; generation {generation}"));
         self.host.news.grant(ticket, format!("the guest boots here; generation {generation}"));
@@ -254,6 +264,8 @@ impl Node {
     fn promote(&mut self, grant: Grant) -> Result<(), DaemonError> {
         let Some(Role::Standby(mut standby)) = self.role.take() else { return Ok(()) };
         let asked_at = standby.asked_at();
+        let after_loss = !standby.protocol.status().yielded;
+        self.host.ledger = self.host.ledger.newer(standby.crashes());
         let generation = grant.generation();
         let (promoted, promotion, link) = match standby.promote(generation) {
             Ok(promoted) => promoted,
@@ -266,6 +278,9 @@ impl Node {
         };
         self.parting.extend(link.map(|link| (Instant::now() + PARTING_LIMIT, link)));
         self.become_primary(grant, Some(promoted.image))?;
+        if let Some(Role::Primary(primary)) = &mut self.role {
+            primary.resumed_at = after_loss.then(Instant::now);
+        }
         let image = promoted.image;
         let detail = format!(
             "the guest goes on here from {image}; generation {generation}, promoted in {} µs",
@@ -305,6 +320,7 @@ impl Node {
     fn become_primary(&mut self, grant: Grant, base: Option<Image>) -> Result<(), DaemonError> {
         let mut primary = Primary::new(Instant::now(), &mut self.host, grant, base)?;
         self.host.machine.start_devices();
+        self.host.machine.set_time()?;
         self.host.machine.run();
         if base.is_some() {
             primary.announce(Instant::now(), &mut self.host.machine);
@@ -397,17 +413,25 @@ impl Node {
 
     /// Acts on what happened to the guest.
     fn machine_events(&mut self) -> Result<(), DaemonError> {
-        for event in std::mem::take(&mut self.host.machine_events) {
+        let is_primary = matches!(self.role, Some(Role::Primary(_)));
+        for event in crash::heeded(std::mem::take(&mut self.host.machine_events), is_primary) {
+            let awaits_end = self.stop.as_ref().is_some_and(Stop::awaits_guest);
             match event {
-                MachineEvent::Reset if self.stop.is_some() => self.guest_is_down("the guest has shut down"),
-                MachineEvent::Shutdown => self.guest_is_down("the guest has shut down by itself"),
+                MachineEvent::Broken(detail) => return Err(DaemonError::Guest(detail)),
+                MachineEvent::Shutdown => self.guest_is_down("the guest has shut down by itself")?,
+                _ if awaits_end && event.is_end() => self.guest_is_down("the guest has shut down")?,
                 MachineEvent::Reset => {
                     self.host.news.emit("reset", "the guest resets itself");
-                    if let Some(Role::Primary(primary)) = &mut self.role {
-                        primary.reset_guest(&mut self.host)?;
-                    }
+                    self.reset_guest()?;
                 }
-                MachineEvent::InternalError(detail) => return Err(DaemonError::Guest(detail)),
+                MachineEvent::Panic => self.crashed(Crash::Panic, "its kernel has panicked")?,
+                MachineEvent::TripleFault => self.crashed(Crash::TripleFault, "it triple-faulted")?,
+                MachineEvent::InternalError(detail) => self.crashed(Crash::InternalError, &detail)?,
+                MachineEvent::WatchdogExpired => self.crashed(Crash::Watchdog, "its watchdog ran out")?,
+                MachineEvent::CrashKernel => {
+                    self.host.ledger.count(Crash::Panic);
+                    self.host.news.emit("crash-kernel", "the guest has panicked, and its own crash kernel takes over");
+                }
                 MachineEvent::MemoryLost => self.memory_lost()?,
                 MachineEvent::DiskError(detail) => {
                     log::error!("{detail}");
@@ -416,6 +440,38 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    fn reset_guest(&mut self) -> Result<(), DaemonError> {
+        match &mut self.role {
+            Some(Role::Primary(primary)) => primary.reset_guest(&mut self.host),
+            _ => Ok(()),
+        }
+    }
+
+    /// The guest has crashed by itself: does what the configuration wants.
+    fn crashed(&mut self, crash: Crash, detail: &str) -> Result<(), DaemonError> {
+        let Some(Role::Primary(primary)) = &mut self.role else { return Ok(()) };
+        let host = &mut self.host;
+        host.ledger.count(crash);
+        let resumed = primary.resumed_at.map(|at| at.elapsed());
+        let verdict = crash::verdict(host.config.guest.on_guest_panic, resumed, primary.is_protected());
+        let consequence = match verdict {
+            Verdict::Restart => "it is booted anew",
+            Verdict::FailOver => "it is to go on on the standby",
+            Verdict::Stop => "it stands still",
+        };
+        let said = format!("the guest crashed: {detail}");
+        log::error!("{said}; {consequence}");
+        host.news.emit("crash", &format!("{crash}: {detail}; {consequence}"));
+        match verdict {
+            Verdict::Restart => primary.reset_guest(host),
+            Verdict::Stop => primary.halt(host, &said),
+            Verdict::FailOver => {
+                primary.leave(Instant::now(), &host.ledger.farewell());
+                Err(DaemonError::Crashed(said))
+            }
+        }
     }
 
     fn memory_lost(&mut self) -> Result<(), DaemonError> {
@@ -441,9 +497,19 @@ impl Node {
         Ok(())
     }
 
-    fn guest_is_down(&mut self, detail: &str) {
+    fn guest_is_down(&mut self, detail: &str) -> Result<(), DaemonError> {
         self.host.news.emit("shutdown", detail);
         self.stop.get_or_insert_with(|| Stop::new(None)).guest_is_down();
+        match &mut self.role {
+            Some(Role::Primary(primary)) => primary.halt(&mut self.host, detail),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether nothing is left to do for a guest that is down.
+    fn is_at_end(&self) -> bool {
+        self.stop.as_ref().is_some_and(Stop::is_guest_down)
+            && matches!(&self.role, Some(Role::Primary(primary)) if !primary.has_last_words())
     }
 
     /// Somebody asked this process to end.

@@ -89,6 +89,12 @@ pub(crate) struct Primary {
     pub(super) unreadable: std::collections::BTreeSet<u64>,
     /// Devices that were ready while the guest stood still for a reason.
     pub(super) unserved: Vec<SourceId>,
+    /// When the guest was resumed here after the loss of its primary, if it was.
+    pub(super) resumed_at: Option<Instant>,
+    /// Why the guest stands still until somebody decides, if it does.
+    pub(super) halted: Option<String>,
+    /// A reset of the guest has begun and is not done.
+    pub(super) resetting: bool,
     /// When the oldest output of the epoch in progress was held.
     pub(super) held_since: Option<Instant>,
     /// The same for the epochs in flight, oldest first.
@@ -134,6 +140,9 @@ impl Primary {
             mending: Vec::new(),
             unreadable: std::collections::BTreeSet::new(),
             unserved: Vec::new(),
+            resumed_at: None,
+            halted: None,
+            resetting: false,
             held_since: None,
             held_in_flight: std::collections::VecDeque::new(),
             has_more: false,
@@ -181,7 +190,7 @@ impl Primary {
 
     /// Lets the guest run, unless it stands still for a reason.
     pub(super) fn go_on(&mut self, host: &mut Host) {
-        if self.awaiting.is_some() || self.handover.is_some() || self.is_mending() {
+        if self.awaiting.is_some() || self.handover.is_some() || self.is_mending() || self.stands_still() {
             return;
         }
         host.machine.run();
@@ -190,23 +199,10 @@ impl Primary {
         }
     }
 
-    /// The guest's own reset: what it had said before still counts, and the next checkpoint has it booting.
-    pub(super) fn reset_guest(&mut self, host: &mut Host) -> Result<(), DaemonError> {
-        host.machine.pause(&mut self.outputs)?;
-        self.hold_collected(Instant::now());
-        // What may leave has to leave now: the devices forget it.
-        self.release(&mut host.machine);
-        self.forget_lost(host)?;
-        host.machine.reset()?;
-        host.machine.start_devices();
-        self.go_on(host);
-        Ok(())
-    }
-
     /// When [`pump`](Primary::pump) must be called even if nothing happens.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         // At once, after a look at everything else.
-        let at_once = (self.has_more || self.may_resync()).then(Instant::now);
+        let at_once = (self.has_more || self.may_resync() || self.may_reset_on()).then(Instant::now);
         let epoch_end = (self.is_protected() && self.may_cut()).then(|| self.epoch_begun + self.max_epoch);
         [
             at_once,
@@ -236,6 +232,7 @@ impl Primary {
             self.protocol.timeout(now);
         }
         self.resync(host)?;
+        self.continue_reset(host)?;
         self.has_more = false;
         loop {
             while let Some(event) = self.protocol.event() {
@@ -376,7 +373,7 @@ impl Primary {
         }
     }
 
-    fn release(&mut self, machine: &mut Machine) {
+    pub(super) fn release(&mut self, machine: &mut Machine) {
         if self.is_mending() {
             // What is performed is answered in the guest's memory.
             return;

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use kemari_control::{
-    Checkpoints, ConsoleStatus, DiskStatus, Gate, ImageName, NicStatus, Replication, Role as RoleName, Status,
+    Checkpoints, ConsoleStatus, Crashes, DiskStatus, Gate, ImageName, NicStatus, Replication, Role as RoleName, Status,
     SyncProgress,
 };
 use kemari_core::{ConsentReason, Image};
@@ -30,6 +30,8 @@ pub(super) fn status(now: Instant, host: &Host, role: Option<&Role>) -> Status {
         peer: None,
         trouble: None,
         image: None,
+        crashes: None,
+        halted: None,
         mended_pages: host.mended_pages,
         commit_age_ms: host.committed_at.map(|at| now.saturating_duration_since(at).as_millis() as u64),
         not_promotable: None,
@@ -41,7 +43,11 @@ pub(super) fn status(now: Instant, host: &Host, role: Option<&Role>) -> Status {
         console: console(host),
     };
     match role {
-        Some(Role::Primary(primary)) => primary_status(now, primary, status),
+        Some(Role::Primary(primary)) => {
+            let crashes = host.ledger.crashes();
+            let crashes = crashes.map(|(count, last)| Crashes { count, last: last.to_string() });
+            primary_status(now, primary, Status { crashes, ..status })
+        }
         Some(Role::Standby(standby)) => standby_status(standby, status),
         None => status,
     }
@@ -86,6 +92,7 @@ fn primary_status(now: Instant, primary: &Primary, status: Status) -> Status {
         peer: protocol.peer,
         trouble: primary.peer.trouble(),
         image: protocol.committed.as_ref().map(image_name),
+        halted: primary.halted.clone(),
         sync,
         gate: Some(gate(primary)),
         checkpoints: Some(checkpoints(now, primary)),

@@ -7,6 +7,7 @@ use kemari_core::{Generation, Image, NotAGeneration, PageRun, PageSet};
 use kemari_protocol::Chunk;
 use kemari_protocol::standby::{Event, Held, Phase, Promoted, Standby as Protocol};
 
+use super::crash::Ledger;
 use super::host::Host;
 use super::news::Ticket;
 use super::{DaemonError, Outcome, TURN};
@@ -32,6 +33,8 @@ pub(super) struct Standby {
     outdated: bool,
     /// The image whose state is in the machine, ready to run.
     loaded: Option<Image>,
+    /// What the primary had counted when it left because the guest crashed.
+    crashes: Ledger,
 }
 
 /// Who asked for a promotion.
@@ -57,6 +60,7 @@ impl Standby {
             has_more: false,
             outdated: host.authority.standing() == Some(Standing::Outdated),
             loaded: None,
+            crashes: Ledger::default(),
         })
     }
 
@@ -84,6 +88,11 @@ impl Standby {
             }
             Err(error) => host.news.refuse(ticket, format!("not promoted: {error}")),
         }
+    }
+
+    /// What the primary had counted when it left because the guest crashed; nothing, if it did not.
+    pub(super) fn crashes(&self) -> Ledger {
+        self.crashes
     }
 
     /// When the promotion was asked for.
@@ -201,6 +210,7 @@ impl Standby {
         if link.just_came_up() {
             self.protocol.link_up(now);
             self.trouble = None;
+            self.crashes = Ledger::default();
         }
         match link.receive() {
             Ok(Some(message)) => {
@@ -262,7 +272,10 @@ impl Standby {
             Event::FreezeRefused { reason } => self.refuse(now, host, &reason),
             Event::PromoteRequested { image } => self.primary_yields(now, host, image),
             Event::PeerLost { reason } => self.peer_gone(host, "peer-lost", reason),
-            Event::PeerLeft { reason } => self.peer_gone(host, "peer-left", reason),
+            Event::PeerLeft { reason } => {
+                self.crashes = Ledger::of_farewell(&reason).unwrap_or_default();
+                self.peer_gone(host, "peer-left", reason);
+            }
             Event::Refused { reason } => {
                 log::error!("no replication: {reason}");
                 self.peer_gone(host, "refused", reason);
@@ -287,7 +300,7 @@ impl Standby {
             // What the commits have written is in the image; from here the logs say what differs from it.
             host.machine.harvest(&mut PageSet::empty(host.machine.pages())).map_err(|error| error.to_string())?;
             if let Some(state) = self.protocol.state() {
-                host.machine.load(state).map_err(|error| format!("this host cannot load the guest: {error}"))?;
+                host.load(state).map_err(|error| format!("this host cannot load the guest: {error}"))?;
             }
             self.loaded = Some(image);
         }
@@ -299,7 +312,7 @@ impl Standby {
         let Some(state) = self.protocol.state() else { return };
         self.loaded = None;
         let begun = Instant::now();
-        let result = host.machine.load(state).and_then(|()| host.machine.read_back(state));
+        let result = host.load(state).and_then(|()| host.read_back(state));
         match &result {
             Ok(()) => {
                 host.news.emit("rehearsed", &format!("a checkpoint was loaded and read back in {:?}", begun.elapsed()))

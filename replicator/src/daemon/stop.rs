@@ -9,8 +9,10 @@ use super::news::{News, Ticket};
 use super::node::Role;
 use super::primary::Primary;
 
-/// How long a guest without standby may take to shut down.
-const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);
+/// How long a promotion that is on its way is waited for.
+const PROMOTION_LIMIT: Duration = Duration::from_secs(30);
+/// How long the commit of what the guest said last is waited for.
+const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
 
 /// The way to the end of this process, or of the guest.
 pub(super) struct Stop {
@@ -52,7 +54,7 @@ impl Stop {
             stays: false,
             tickets: ticket.into_iter().collect(),
             stage: Stage::Asked,
-            deadline: Instant::now() + SHUTDOWN_LIMIT,
+            deadline: Instant::now() + PROMOTION_LIMIT,
             insisted: false,
         }
     }
@@ -75,14 +77,25 @@ impl Stop {
         self.insisted
     }
 
-    /// The guest is down: there is nothing left to run.
-    pub(super) fn guest_is_down(&mut self) {
-        self.stage = Stage::Down;
+    /// Whether the guest was asked to shut down and has still to do it.
+    pub(super) fn awaits_guest(&self) -> bool {
+        matches!(self.stage, Stage::ShuttingDown)
     }
 
-    /// When the guest's time is over.
-    pub(super) fn deadline(&self) -> Instant {
-        self.deadline
+    /// The guest is down: there is nothing left to run, but what it said last may still have to leave.
+    pub(super) fn guest_is_down(&mut self) {
+        self.stage = Stage::Down;
+        self.deadline = Instant::now() + LAST_WORDS_LIMIT;
+    }
+
+    /// Whether the guest is down.
+    pub(super) fn is_guest_down(&self) -> bool {
+        matches!(self.stage, Stage::Down)
+    }
+
+    /// When a step must be taken at the latest, if nothing else happens.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        (!matches!(self.stage, Stage::HandingOver)).then_some(self.deadline)
     }
 
     /// Takes the next step.
@@ -112,7 +125,11 @@ impl Stop {
             }
             None => return Ok(Next::End),
         };
-        if self.insisted || matches!(self.stage, Stage::Down) {
+        if self.is_guest_down() && !self.insisted && primary.has_last_words() && now < self.deadline {
+            primary.checkpoint_wanted = true;
+            return Ok(Next::GoOn);
+        }
+        if self.insisted || self.is_guest_down() {
             primary.leave(now, if self.insisted { "ended by force" } else { "the guest has shut down" });
             self.answer(host, "the guest is down");
             return Ok(if self.stays { Next::Stay } else { Next::End });
@@ -123,11 +140,12 @@ impl Stop {
                 self.stage = Stage::HandingOver;
             }
             Stage::HandingOver if primary.is_handing_over() => {}
+            Stage::Asked | Stage::HandingOver if primary.stands_still() => self.guest_is_down(),
             Stage::Asked | Stage::HandingOver => {
                 log::info!("the guest is asked to shut down");
                 host.machine.ask_to_shut_down();
                 self.stage = Stage::ShuttingDown;
-                self.deadline = now + SHUTDOWN_LIMIT;
+                self.deadline = now + host.config.guest.shutdown_timeout;
             }
             Stage::ShuttingDown if now >= self.deadline => return self.unresponsive(host, primary, now),
             Stage::ShuttingDown | Stage::Down => {}
@@ -136,11 +154,12 @@ impl Stop {
     }
 
     fn unresponsive(&mut self, host: &mut Host, primary: &mut Primary, now: Instant) -> Result<Next, DaemonError> {
+        let limit = host.config.guest.shutdown_timeout;
         if !self.stays {
             primary.leave(now, "the guest did not shut down");
-            return Err(DaemonError::Unresponsive(SHUTDOWN_LIMIT.as_secs()));
+            return Err(DaemonError::Unresponsive(limit.as_secs()));
         }
-        let reason = format!("the guest did not shut down within {} s, and runs on", SHUTDOWN_LIMIT.as_secs());
+        let reason = format!("the guest did not shut down within {} s, and runs on", limit.as_secs());
         self.refuse_all(&mut host.news, &reason);
         Ok(Next::GiveUp)
     }
@@ -159,6 +178,24 @@ impl Stop {
     fn answer(&mut self, host: &mut Host, detail: &str) {
         for ticket in self.tickets.drain(..) {
             host.news.grant(ticket, detail);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reset_is_a_shutdown_only_of_a_guest_that_was_asked_to() {
+        for (stage, awaits) in [
+            (Stage::Asked, false),
+            // It may go on: its own reset is nothing else than ever.
+            (Stage::HandingOver, false),
+            (Stage::ShuttingDown, true),
+            (Stage::Down, false),
+        ] {
+            assert_eq!(Stop { stage, ..Stop::new(None) }.awaits_guest(), awaits);
         }
     }
 }

@@ -15,10 +15,12 @@ use acpi_tables::madt::{EnabledStatus, IoApic, ProcessorLocalApic};
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
-use kemari_devices::{I8042, MMIO_BYTES, PowerManagement, Serial};
+use kemari_devices::{I8042, MMIO_BYTES, PowerManagement, Pvpanic, Serial, Watchdog};
 
 use crate::boot::Slot;
-use crate::devices::{KEYBOARD_IRQ, KEYBOARD_PORT, POWER_IRQ, POWER_PORT, SERIAL_IRQ, SERIAL_PORT};
+use crate::devices::{
+    KEYBOARD_IRQ, KEYBOARD_PORT, PANIC_PORT, POWER_IRQ, POWER_PORT, SERIAL_IRQ, SERIAL_PORT, WATCHDOG_PORT,
+};
 use crate::mptable::{IOAPIC_ADDRESS, LAPIC_ADDRESS};
 
 const OEM: [u8; 6] = *b"KEMARI";
@@ -29,6 +31,7 @@ const HEADER_BYTES: u32 = 36;
 /// The revision of a DSDT from which on integers have 64 bits, and that of a MADT of ACPI 6.5.
 const DSDT_REVISION: u8 = 2;
 const MADT_REVISION: u8 = 5;
+const WDAT_REVISION: u8 = 1;
 
 /// MADT: there are PICs, too.
 const PCAT_COMPAT: u32 = 1;
@@ -40,7 +43,7 @@ const BOOT_ARCH: u16 = 1 | 1 << 1 | 1 << 2 | 1 << 5;
 const RESET_VALUE: u8 = 0xfe;
 
 /// Tables by address, beginning at `start`, where the root pointer is. `start` is a multiple of 64.
-pub(crate) fn tables(start: u64, vcpus: u8, slots: &[Slot]) -> Vec<u8> {
+pub(crate) fn tables(start: u64, vcpus: u8, slots: &[Slot], watchdog: bool) -> Vec<u8> {
     let mut place = Place { start, bytes: vec![0; Rsdp::len()] };
     let facs = place.add(&bytes_of(&FACS::new()));
     let dsdt = place.add(dsdt(slots).as_slice());
@@ -49,6 +52,9 @@ pub(crate) fn tables(start: u64, vcpus: u8, slots: &[Slot]) -> Vec<u8> {
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
+    if watchdog {
+        xsdt.add_entry(place.add(wdat().as_slice()));
+    }
     let xsdt = place.add(&bytes_of(&xsdt));
     place.bytes[..Rsdp::len()].copy_from_slice(&bytes_of(&Rsdp::new(OEM, xsdt)));
     place.bytes
@@ -131,7 +137,49 @@ fn madt(vcpus: u8) -> Sdt {
     table(b"APIC", MADT_REVISION, &content)
 }
 
-/// The devices: virtio over MMIO, serial port, keyboard; and what to write to PM1 control to be off.
+/// The watchdog: how it is worked, as a list of actions and the register and value for each.
+fn wdat() -> Sdt {
+    /// It is enabled; it does not count in sleep states.
+    const FLAGS: u8 = 1 | 1 << 7;
+    /// No PCI device.
+    const LOCATION: [u8; 5] = [0xff, 0, 0xff, 0xff, 0xff];
+    const READ_VALUE: u8 = 0;
+    const READ_COUNTDOWN: u8 = 1;
+    const WRITE_VALUE: u8 = 2;
+    const WRITE_COUNTDOWN: u8 = 3;
+    let [countdown, left, control] = Watchdog::REGISTERS.map(|offset| WATCHDOG_PORT + offset);
+    let words = |port| GAS::new(AddressSpace::SystemIo, 16, 0, AccessSize::WordAccess, port);
+    let bytes = |port| GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, port);
+    // Action, instruction, register, value, mask.
+    let actions = [
+        (1, WRITE_VALUE, words(left), 0, 0xffff),          // come by
+        (4, READ_COUNTDOWN, words(left), 0, 0xffff),       // what is left
+        (5, READ_COUNTDOWN, words(countdown), 0, 0xffff),  // what was set
+        (6, WRITE_COUNTDOWN, words(countdown), 0, 0xffff), // set
+        (8, READ_VALUE, bytes(control), 1, 1),             // whether it runs
+        (9, WRITE_VALUE, bytes(control), 1, 1),            // set it going
+        (10, READ_VALUE, bytes(control), 0, 1),            // whether it stands
+        (11, WRITE_VALUE, bytes(control), 0, 1),           // stop it
+    ];
+    let mut content = Vec::new();
+    content.extend(32u32.to_le_bytes());
+    content.extend(LOCATION);
+    content.extend([0; 3]);
+    content.extend(Watchdog::TICK_MS.to_le_bytes());
+    content.extend(u32::from(Watchdog::TICKS_MAX).to_le_bytes());
+    content.extend(u32::from(Watchdog::TICKS_MIN).to_le_bytes());
+    content.extend([FLAGS, 0, 0, 0]);
+    content.extend((actions.len() as u32).to_le_bytes());
+    for (action, instruction, register, value, mask) in actions {
+        content.extend([action, instruction, 0, 0]);
+        register.to_aml_bytes(&mut content);
+        content.extend(u32::to_le_bytes(value));
+        content.extend(u32::to_le_bytes(mask));
+    }
+    table(b"WDAT", WDAT_REVISION, &content)
+}
+
+/// The devices: virtio over MMIO, serial port, keyboard, panic notifier; and what to write to PM1 control to be off.
 fn dsdt(slots: &[Slot]) -> Sdt {
     let mut devices = Vec::new();
     for (index, slot) in (0u8..).zip(slots) {
@@ -140,6 +188,8 @@ fn dsdt(slots: &[Slot]) -> Sdt {
     add_isa("COM1", "PNP0501", &[(SERIAL_PORT, Serial::PORTS)], SERIAL_IRQ, &mut devices);
     let keyboard = [(KEYBOARD_PORT, 1), (KEYBOARD_PORT + I8042::COMMAND_PORT, 1)];
     add_isa("PS2K", "PNP0303", &keyboard, KEYBOARD_IRQ, &mut devices);
+    let ports = IO::new(PANIC_PORT as u16, PANIC_PORT as u16, 1, Pvpanic::PORTS as u8);
+    add_device("PEVT", &"QEMU0001", 0, vec![&ports], &mut devices);
     let mut content = Scope::raw(Path::new("_SB_"), devices);
     let sleep_type = PowerManagement::SLEEP_TYPE_OFF;
     Name::new(Path::new("_S5_"), &Package::new(vec![&sleep_type, &sleep_type, &0u8, &0u8])).to_aml_bytes(&mut content);
@@ -182,7 +232,7 @@ mod tests {
     const START: u64 = 0xe_0000;
 
     fn sample(vcpus: u8) -> Vec<u8> {
-        tables(START, vcpus, &[Slot { base: 0xd000_0000, irq: 5 }, Slot { base: 0xd000_1000, irq: 16 }])
+        tables(START, vcpus, &[Slot { base: 0xd000_0000, irq: 5 }, Slot { base: 0xd000_1000, irq: 16 }], true)
     }
 
     fn word(bytes: &[u8], at: usize) -> u32 {
@@ -240,8 +290,24 @@ mod tests {
     }
 
     #[test]
+    fn the_watchdog_is_where_its_registers_are() {
+        let all = sample(1);
+        let wdat = table_at(&all, word(table_at(&all, word(&all, 24)), 52));
+        assert!(wdat.starts_with(b"WDAT") && wdat[40..45] == [0xff, 0, 0xff, 0xff, 0xff], "as Linux wants it");
+        assert_eq!((word(wdat, 36), word(wdat, 48), wdat[60]), (32, Watchdog::TICK_MS, 0x81));
+        let entries = word(wdat, 64) as usize;
+        assert_eq!(wdat.len(), 68 + entries * 24);
+        for entry in wdat[68..].chunks(24) {
+            let (port, bytes) = (u64::from(word(entry, 8)), u64::from(entry[7]));
+            let window = WATCHDOG_PORT..WATCHDOG_PORT + Watchdog::PORTS;
+            assert!(entry[4] == 1 && window.contains(&port) && window.end >= port + bytes, "{entry:x?}");
+        }
+        assert!(!tables(START, 1, &[], false).windows(4).any(|name| name == b"WDAT"));
+    }
+
+    #[test]
     fn as_many_devices_fit_as_there_are_lines() {
         let slots: Vec<Slot> = crate::devices::VIRTIO_IRQS.map(|irq| Slot { base: 0xd000_0000, irq }).into();
-        assert!(tables(START, crate::VCPUS_MAX, &slots).len() < 0x1_0000);
+        assert!(tables(START, crate::VCPUS_MAX, &slots, true).len() < 0x1_0000);
     }
 }

@@ -29,6 +29,8 @@ pub struct MachineConfig {
     pub disks: Vec<DiskConfig>,
     /// The serial port.
     pub console: ConsoleConfig,
+    /// Whether there is a watchdog.
+    pub watchdog: bool,
 }
 
 /// A network card.

@@ -1,6 +1,8 @@
 //! What every vCPU of this host is: its CPUID leaves, its MSRs, the size of its extended state.
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_cpuid_entry2, kvm_msr_entry};
+use kvm_bindings::{
+    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_cpuid_entry2, kvm_msr_entry,
+};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
 use crate::Error;
@@ -17,6 +19,8 @@ pub(crate) const MSR_WALL_CLOCK: [u32; 2] = [0x11, 0x4b56_4d00];
 /// The two numbers of the MSR that tells KVM where in guest memory to keep kvmclock up to date.
 pub(crate) const MSR_SYSTEM_TIME: [u32; 2] = [0x12, 0x4b56_4d01];
 
+/// Control, status, address and more of the first machine check bank; those of the others follow.
+const MSR_MCE_BANKS: u32 = 0x400;
 /// Hyper-V's; it is not offered to the guest.
 const MSRS_HYPERV: std::ops::RangeInclusive<u32> = 0x4000_0000..=0x4000_01ff;
 
@@ -27,13 +31,36 @@ const KVM_FEATURES: u32 = 0x4000_0001;
 /// out whole.
 const KVM_FEATURES_OFFERED: u32 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 7 | 1 << 11 | 1 << 12 | 1 << 24;
 
+/// What is not offered, because it has state that is not saved, or that KVM does not give out: leaf, subleaf, and a mask each for EAX,
+/// EBX, ECX and EDX.
+const UNSAVED: [(u32, u32, [u32; 4]); 7] = [
+    // MSRs of performance monitoring (PERF_CAPABILITIES); nested VMX.
+    (1, 0, [0, 0, LEAF1_ECX_VMX | 1 << 15, 0]),
+    // SGX and its launch control: enclaves lie in memory that cannot be read. Processor trace. Shadow stacks, indirect branch
+    // tracking: their MSRs are supervisor state of XSAVES. Architectural last branch records. User interrupts.
+    (7, 0, [0, 1 << 2 | 1 << 25, 1 << 7 | 1 << 30, 1 << 20 | 1 << 19 | 1 << 5]),
+    // FRED and LKGS, whose stack levels are newer than the events that are saved. Supervisor shadow stacks.
+    (7, 1, [1 << 17 | 1 << 18, 0, 0, 1 << 18]),
+    // Nested SVM; performance counters: core, northbridge, last-level cache; lightweight profiling; instruction based sampling.
+    (0x8000_0001, 0, [0, 0, 1 << 2 | 1 << 10 | 1 << 15 | 1 << 23 | 1 << 24 | 1 << 28, 0]),
+    // Performance counters, nested SVM, performance counters of AMD; all of them.
+    (0xa, 0, [u32::MAX; 4]),
+    (0x8000_000a, 0, [u32::MAX; 4]),
+    (0x8000_0022, 0, [u32::MAX; 4]),
+];
+/// Whole leaves of such features: SGX, processor trace, last branch records, instruction based sampling.
+const UNSAVED_LEAVES: [u32; 4] = [0x12, 0x14, 0x1c, 0x8000_001b];
+/// The parts of extended state that KVM_GET_XSAVE2 gives out whole: x87, SSE, AVX, MPX, AVX-512, protection keys, AMX. Supervisor
+/// state is in none of its components.
+const XFEATURES_SAVED: u64 = 0b11 | 1 << 2 | 0b11 << 3 | 0b111 << 5 | 1 << 9 | 0b11 << 17;
+const LEAF_XSTATE: u32 = 0xd;
+/// Extended topology, Intel's first and second kind.
+const TOPOLOGY: [u32; 2] = [0xb, 0x1f];
+
 const LEAF1_ECX_VMX: u32 = 1 << 5;
 const LEAF1_ECX_TSC_DEADLINE: u32 = 1 << 24;
 const LEAF1_ECX_HYPERVISOR: u32 = 1 << 31;
 const LEAF1_EDX_HTT: u32 = 1 << 28;
-const AMD_LEAF1_ECX_SVM: u32 = 1 << 2;
-/// Performance counters: core, northbridge, last-level cache.
-const AMD_LEAF1_ECX_COUNTERS: u32 = 1 << 23 | 1 << 24 | 1 << 28;
 
 /// What the vCPUs of a machine have in common.
 pub(crate) struct CpuModel {
@@ -53,9 +80,11 @@ impl CpuModel {
         let mut cpuid = supported.as_slice().to_vec();
         cpuid.retain(|entry| !(KVM_FEATURES + 1..0x5000_0000).contains(&entry.function));
         let deadline = kvm.check_extension(Cap::TscDeadlineTimer);
+        cpuid.retain(is_saved);
         for entry in &mut cpuid {
             offer(entry, deadline);
         }
+        add_topology(&mut cpuid);
         let xsave_bytes = vm.check_extension_int(Cap::Xsave2);
         Ok(CpuModel { cpuid, vcpus, msrs: Vec::new(), xsave_bytes: usize::try_from(xsave_bytes).unwrap_or_default() })
     }
@@ -75,7 +104,7 @@ impl CpuModel {
     /// KVM's list has some that a guest with this CPUID does not have, and lacks the MTRRs and machine check banks.
     pub(crate) fn find_msrs(&mut self, kvm: &Kvm, vcpu: &VcpuFd) -> Result<(), Error> {
         let list = kvm.get_msr_index_list().map_err(failed("KVM_GET_MSR_INDEX_LIST"))?;
-        let banks = 0x400..0x400 + 4 * 32;
+        let banks = MSR_MCE_BANKS..MSR_MCE_BANKS + 4 * 32;
         let mtrrs = (0x200..0x210).chain([0x250, 0x258, 0x259]).chain(0x268..0x270).chain([0x277, 0x2ff]);
         let mut candidates: Vec<u32> = list.as_slice().iter().copied().chain(mtrrs).chain(banks).collect();
         candidates.sort_unstable();
@@ -126,21 +155,57 @@ impl CpuModel {
     }
 }
 
+/// Whether a leaf may be offered at all: it is not one of a feature, or a part of extended state, that is not saved.
+fn is_saved(entry: &kvm_cpuid_entry2) -> bool {
+    let unsaved_part = entry.function == LEAF_XSTATE && entry.index >= 2 && {
+        const SUPERVISOR: u32 = 1;
+        entry.ecx & SUPERVISOR != 0 || XFEATURES_SAVED.checked_shr(entry.index).is_none_or(|parts| parts & 1 == 0)
+    };
+    !UNSAVED_LEAVES.contains(&entry.function) && !unsaved_part
+}
+
+/// Makes the leaves of extended topology, which [`place`] fills: KVM lists as many levels of them as it knows of the host, which may be
+/// none.
+fn add_topology(cpuid: &mut Vec<kvm_cpuid_entry2>) {
+    for function in TOPOLOGY {
+        if !cpuid.iter().any(|entry| entry.function == function) {
+            continue;
+        }
+        cpuid.retain(|entry| entry.function != function);
+        let level =
+            |index| kvm_cpuid_entry2 { function, index, flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX, ..Default::default() };
+        // Threads, cores, and the end.
+        cpuid.extend((0..3).map(level));
+    }
+}
+
 /// Takes out of a leaf what is not offered.
 fn offer(entry: &mut kvm_cpuid_entry2, deadline: bool) {
-    let clear = |entry: &mut kvm_cpuid_entry2| (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
+    for (_, _, [eax, ebx, ecx, edx]) in
+        UNSAVED.iter().filter(|(function, index, _)| (*function, *index) == (entry.function, entry.index))
+    {
+        entry.eax &= !eax;
+        entry.ebx &= !ebx;
+        entry.ecx &= !ecx;
+        entry.edx &= !edx;
+    }
     match entry.function {
         1 => {
             entry.ecx |= LEAF1_ECX_HYPERVISOR;
-            entry.ecx &= !LEAF1_ECX_VMX;
             if deadline {
                 // KVM's support of it is told by a capability, not here.
                 entry.ecx |= LEAF1_ECX_TSC_DEADLINE;
             }
         }
-        // Performance counters and nested virtualization: state that is not saved.
-        0xa | 0x8000_000a | 0x8000_0022 => clear(entry),
-        0x8000_0001 => entry.ecx &= !(AMD_LEAF1_ECX_SVM | AMD_LEAF1_ECX_COUNTERS),
+        LEAF_XSTATE => match entry.index {
+            0 => {
+                (entry.eax, entry.edx) =
+                    (entry.eax & XFEATURES_SAVED as u32, entry.edx & (XFEATURES_SAVED >> 32) as u32)
+            }
+            // What XSAVES could save of supervisor state.
+            1 => (entry.ecx, entry.edx) = (0, 0),
+            _ => {}
+        },
         KVM_SIGNATURE => entry.eax = KVM_FEATURES,
         KVM_FEATURES => {
             entry.eax &= KVM_FEATURES_OFFERED;
@@ -219,5 +284,46 @@ mod tests {
         let mut leaf = kvm_cpuid_entry2 { function: 1, ecx: LEAF1_ECX_VMX, ..Default::default() };
         offer(&mut leaf, true);
         assert_eq!(leaf.ecx, LEAF1_ECX_HYPERVISOR | LEAF1_ECX_TSC_DEADLINE);
+        let all = |function, index| kvm_cpuid_entry2 {
+            function,
+            index,
+            eax: u32::MAX,
+            ebx: u32::MAX,
+            ecx: u32::MAX,
+            edx: u32::MAX,
+            ..Default::default()
+        };
+        let mut leaf = all(7, 0);
+        offer(&mut leaf, true);
+        assert_eq!((leaf.ecx >> 7 & 1, leaf.edx >> 20 & 1), (0, 0), "shadow stacks, indirect branch tracking");
+        assert_eq!(leaf.ebx >> 16 & 1, 1, "AVX-512 is saved");
+        let mut leaf = all(LEAF_XSTATE, 0);
+        offer(&mut leaf, true);
+        assert_eq!((u64::from(leaf.eax), leaf.edx), (XFEATURES_SAVED, 0));
+        let mut leaf = all(LEAF_XSTATE, 1);
+        offer(&mut leaf, true);
+        assert_eq!((leaf.ecx, leaf.edx), (0, 0), "no supervisor state");
+        let part = |index, ecx| is_saved(&kvm_cpuid_entry2 { function: LEAF_XSTATE, index, ecx, ..Default::default() });
+        assert!(part(0, 0) && part(2, 0) && part(9, 0) && part(18, 2));
+        assert!(!part(8, 1) && !part(11, 1) && !part(12, 1) && !part(16, 0) && !part(63, 0) && !part(64, 0));
+        assert!(!is_saved(&all(0x14, 0)) && is_saved(&all(1, 0)));
+    }
+
+    #[test]
+    fn all_cpus_are_cores_of_one_package_whatever_kvm_lists() {
+        let mut cpuid = vec![kvm_cpuid_entry2 { function: 0xb, ..Default::default() }];
+        add_topology(&mut cpuid);
+        let levels: Vec<_> = cpuid.iter().map(|entry| (entry.function, entry.index)).collect();
+        assert_eq!(levels, [(0xb, 0), (0xb, 1), (0xb, 2)]);
+        let core = |vcpu| {
+            let mut cores = cpuid[1];
+            place(&mut cores, vcpu, 4);
+            (cores.eax, cores.ebx, cores.ecx, cores.edx)
+        };
+        // Two bits of an APIC ID tell cores apart: what is above them, the package, is 0 for each.
+        assert_eq!((core(0), core(3)), ((2, 4, 0x201, 0), (2, 4, 0x201, 3)));
+        let mut none = Vec::new();
+        add_topology(&mut none);
+        assert!(none.is_empty(), "an old CPU");
     }
 }

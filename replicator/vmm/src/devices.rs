@@ -2,8 +2,8 @@
 
 use kemari_core::Released;
 use kemari_devices::{
-    Device, DeviceId, Disk, DiskOptions, I8042, MMIO_BYTES, Memory, Net, NetOptions, Output, PowerManagement,
-    QUEUE_NOTIFY, Rng, Serial,
+    Device, DeviceId, Disk, DiskOptions, I8042, MMIO_BYTES, Memory, Net, NetOptions, Output, PowerManagement, Pvpanic,
+    QUEUE_NOTIFY, Rng, Serial, Watchdog,
 };
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -21,6 +21,10 @@ pub(crate) const KEYBOARD_IRQ: u32 = 1;
 pub(crate) const POWER_PORT: u64 = 0x600;
 pub(crate) const POWER_IRQ: u32 = 9;
 
+/// Where QEMU has it.
+pub(crate) const PANIC_PORT: u64 = 0x505;
+pub(crate) const WATCHDOG_PORT: u64 = 0x610;
+
 /// Where the windows of virtio devices begin, in the hole below 4 GiB.
 const VIRTIO_BASE: u64 = 0xd000_0000;
 /// Interrupt lines for virtio devices: ISA's and the IOAPIC's own, less those that are somebody's by tradition.
@@ -31,9 +35,11 @@ pub(crate) struct Devices {
     serial: Serial,
     keyboard: I8042,
     power: PowerManagement,
+    panic: Pvpanic,
     pub(crate) nets: Vec<Net>,
     pub(crate) disks: Vec<Disk>,
     rng: Rng,
+    watchdog: Option<Watchdog>,
     /// Where the guest finds the virtio devices.
     slots: Vec<Slot>,
 }
@@ -100,6 +106,12 @@ impl Wiring<'_> {
         Ok(rng)
     }
 
+    fn watchdog(&mut self) -> Result<Watchdog, Error> {
+        let watchdog = Watchdog::new(self.id()).map_err(|source| Error::Resource { what: "the watchdog", source })?;
+        self.buses.ports.add(WATCHDOG_PORT, Watchdog::PORTS, watchdog.bus());
+        Ok(watchdog)
+    }
+
     /// Puts a virtio device where the guest will look for it, and lets KVM turn its notifications into signals.
     fn wire(&mut self, device: &dyn Device, slot: Slot) -> Result<(), Error> {
         self.buses.addresses.add(slot.base, MMIO_BYTES, device.bus());
@@ -124,10 +136,14 @@ impl Devices {
         let power = PowerManagement::new(wiring.id(), irqfd(vm, POWER_IRQ)?)
             .map_err(|source| Error::Resource { what: "the power management registers", source })?;
         wiring.buses.ports.add(POWER_PORT, PowerManagement::PORTS, power.bus());
+        let panic =
+            Pvpanic::new(wiring.id()).map_err(|source| Error::Resource { what: "the panic notifier", source })?;
+        wiring.buses.ports.add(PANIC_PORT, Pvpanic::PORTS, panic.bus());
         let nets = wiring.nics(&config.nics, memory)?;
         let disks = wiring.disks(&config.disks, memory)?;
         let rng = wiring.rng(memory)?;
-        Ok(Devices { serial, keyboard, power, nets, disks, rng, slots: wiring.slots })
+        let watchdog = config.watchdog.then(|| wiring.watchdog()).transpose()?;
+        Ok(Devices { serial, keyboard, power, panic, nets, disks, rng, watchdog, slots: wiring.slots })
     }
 
     /// Where the guest finds the virtio devices.
@@ -137,18 +153,20 @@ impl Devices {
 
     /// All of them.
     pub(crate) fn all(&self) -> impl Iterator<Item = &dyn Device> {
-        let own: [&dyn Device; 3] = [&self.serial, &self.keyboard, &self.power];
+        let own: [&dyn Device; 4] = [&self.serial, &self.keyboard, &self.power, &self.panic];
         let nets = self.nets.iter().map(|net| net as &dyn Device);
         let disks = self.disks.iter().map(|disk| disk as &dyn Device);
-        own.into_iter().chain(nets).chain(disks).chain([&self.rng as &dyn Device])
+        let watchdog = self.watchdog.iter().map(|watchdog| watchdog as &dyn Device);
+        own.into_iter().chain(nets).chain(disks).chain([&self.rng as &dyn Device]).chain(watchdog)
     }
 
     /// All of them.
     pub(crate) fn all_mut(&mut self) -> impl Iterator<Item = &mut dyn Device> {
-        let own: [&mut dyn Device; 3] = [&mut self.serial, &mut self.keyboard, &mut self.power];
+        let own: [&mut dyn Device; 4] = [&mut self.serial, &mut self.keyboard, &mut self.power, &mut self.panic];
         let nets = self.nets.iter_mut().map(|net| net as &mut dyn Device);
         let disks = self.disks.iter_mut().map(|disk| disk as &mut dyn Device);
-        own.into_iter().chain(nets).chain(disks).chain([&mut self.rng as &mut dyn Device])
+        let watchdog = self.watchdog.iter_mut().map(|watchdog| watchdog as &mut dyn Device);
+        own.into_iter().chain(nets).chain(disks).chain([&mut self.rng as &mut dyn Device]).chain(watchdog)
     }
 
     /// The one with this number.
@@ -159,6 +177,11 @@ impl Devices {
     /// The serial port.
     pub(crate) fn serial(&self) -> &Serial {
         &self.serial
+    }
+
+    /// The serial port.
+    pub(crate) fn serial_mut(&mut self) -> &mut Serial {
+        &mut self.serial
     }
 
     /// Asks the guest to shut down: by the power button if it has an ear for it, by Ctrl-Alt-Del otherwise.

@@ -13,6 +13,7 @@ use vmm_sys_util::{ioctl_ior_nr, ioctl_iow_nr};
 
 use crate::Error;
 
+ioctl_iow_nr!(KVM_X86_SETUP_MCE, KVMIO, 0x9c, u64);
 ioctl_iow_nr!(KVM_GET_DIRTY_LOG, KVMIO, 0x42, kvm_dirty_log);
 ioctl_ior_nr!(KVM_GET_SREGS2, KVMIO, 0xcc, kvm_sregs2);
 ioctl_iow_nr!(KVM_SET_SREGS2, KVMIO, 0xcd, kvm_sregs2);
@@ -102,6 +103,13 @@ pub(crate) fn get_sregs2(vcpu: &VcpuFd) -> Result<kvm_sregs2, errno::Error> {
 pub(crate) fn set_sregs2(vcpu: &VcpuFd, sregs: &kvm_sregs2) -> Result<(), errno::Error> {
     // SAFETY: the kernel reads a kvm_sregs2.
     checked(unsafe { ioctl_with_ref(vcpu, KVM_SET_SREGS2(), sregs) })
+}
+
+/// Gives a vCPU so many machine check banks; by itself it has 32, whose MSRs are in every checkpoint.
+pub(crate) fn set_mce_banks(vcpu: &VcpuFd, banks: u8) -> Result<(), errno::Error> {
+    let capability = u64::from(banks);
+    // SAFETY: the kernel reads 64 bits.
+    checked(unsafe { ioctl_with_ref(vcpu, KVM_X86_SETUP_MCE(), &capability) })
 }
 
 fn tsc_offset_attr(offset: *mut u64) -> kvm_device_attr {

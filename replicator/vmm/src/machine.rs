@@ -28,17 +28,44 @@ const VCPUS: SourceId = SourceId { device: DeviceId(u8::MAX), index: 0 };
 /// Something that happened to the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MachineEvent {
-    /// The guest asked for a reset, or brought itself into a state that only a reset ends (triple fault).
+    /// The guest asked for a reset, or one that had begun is not done.
     Reset,
+    /// The guest brought itself into a state that only a reset ends.
+    TripleFault,
+    /// The guest's kernel says that it has panicked.
+    Panic,
+    /// The guest's kernel says that it has panicked, and that the crash kernel it had loaded takes over.
+    CrashKernel,
+    /// The guest has let its watchdog run out.
+    WatchdogExpired,
     /// The guest turned itself off.
     Shutdown,
-    /// KVM cannot go on with the guest. The text has the cause, the instruction bytes and the registers.
+    /// KVM cannot go on with what the guest does. The text has the cause, the instruction bytes and the registers.
     InternalError(String),
+    /// KVM of this host fails, through no fault of the guest. The text has the cause and the registers.
+    Broken(String),
     /// The hardware has lost pages of guest memory; every vCPU that leaves the guest stays out of it. Next comes a pause, and
     /// [`Machine::take_lost`].
     MemoryLost,
     /// A disk failed a request; the guest was told. The text names the disk, the request and the cause.
     DiskError(String),
+}
+
+impl MachineEvent {
+    /// Whether the guest, or the vCPU that ran it, has come to an end by this.
+    #[must_use]
+    pub fn is_end(&self) -> bool {
+        match self {
+            MachineEvent::Reset
+            | MachineEvent::TripleFault
+            | MachineEvent::Panic
+            | MachineEvent::WatchdogExpired
+            | MachineEvent::Shutdown
+            | MachineEvent::InternalError(_)
+            | MachineEvent::Broken(_) => true,
+            MachineEvent::CrashKernel | MachineEvent::MemoryLost | MachineEvent::DiskError(_) => false,
+        }
+    }
 }
 
 /// Pages that the hardware has lost.
@@ -83,6 +110,12 @@ pub struct Machine {
     pub(crate) tsc_khz: u32,
     /// The state that a boot begins with.
     birth: Vec<u8>,
+    /// Pages that a reset has cleared so far.
+    cleared_pages: u64,
+    /// What was loaded last, until the guest runs.
+    pub(crate) loaded: Option<image::Cpus>,
+    /// Bytes to set aside for the next saved state.
+    pub(crate) state_bytes: usize,
     wake: EventFd,
     backpressure: bool,
     timings: CutTimings,
@@ -126,6 +159,9 @@ impl Machine {
             model,
             tsc_khz,
             birth: Vec::new(),
+            cleared_pages: 0,
+            loaded: None,
+            state_bytes: 0,
             wake,
             backpressure: false,
             timings: CutTimings::default(),
@@ -142,8 +178,7 @@ impl Machine {
             text("state_format", sections::FORMAT.to_string()),
             text("vcpus", self.config.vcpus.to_string()),
             text("memory_mib", self.config.memory_mib.to_string()),
-            // KVM's measurement of the same clock differs by some kHz from boot to boot.
-            text("tsc_mhz", ((self.tsc_khz + 500) / 1000).to_string()),
+            text("tsc_khz", self.tsc_khz.to_string()),
         ];
         layout.extend(self.model.layout());
         for (index, nic) in self.config.nics.iter().enumerate() {
@@ -170,21 +205,50 @@ impl Machine {
     /// # Errors
     /// The kernel cannot be read or is none; the machine is running.
     pub fn boot(&mut self) -> Result<(), Error> {
-        let birth = std::mem::take(&mut self.birth);
-        let loaded = self.load(&birth);
-        self.birth = birth;
-        loaded.map_err(|error| Error::Reset(Box::new(error)))?;
-        self.ram.clear()?;
-        let entry = boot::load(&self.config, self.devices.slots(), self.ram.memory())?;
-        self.crew.paused().first_mut().map_or(Ok(()), |vcpu| vcpu.begin_at(entry))
+        self.load_birth()?;
+        while !self.continue_reset()? {}
+        Ok(())
     }
 
-    /// The guest's reset: the same as a [`boot`](Machine::boot).
+    /// Begins a reset: a [`boot`](Machine::boot) that takes nothing back of what the guest said at its console before, and that is
+    /// done bit by bit by [`continue_reset`](Machine::continue_reset), as a large guest takes a while. What is saved meanwhile says that
+    /// a reset is wanted: whoever resumes that is told [`MachineEvent::Reset`], and does it again.
+    ///
+    /// # Errors
+    /// The machine is running.
+    pub fn begin_reset(&mut self) -> Result<(), Error> {
+        let unreleased = self.devices.serial_mut().take_unreleased();
+        self.load_birth()?;
+        self.devices.serial_mut().put_back(unreleased);
+        if let Some(vcpu) = self.crew.paused().first_mut() {
+            vcpu.await_reset();
+        }
+        boot::prefetch(&self.config);
+        Ok(())
+    }
+
+    /// Does a part of a reset that has begun, which takes some milliseconds and changes at most [`RESET_PAGES`] pages. Returns
+    /// whether it is done; the last part loads the kernel.
     ///
     /// # Errors
     /// As `boot`.
-    pub fn reset(&mut self) -> Result<(), Error> {
-        self.boot()
+    pub fn continue_reset(&mut self) -> Result<bool, Error> {
+        if self.cleared_pages < self.ram.pages() {
+            self.cleared_pages = self.ram.clear(self.cleared_pages)?;
+            return Ok(false);
+        }
+        let entry = boot::load(&self.config, self.devices.slots(), self.ram.memory())?;
+        self.crew.paused().first_mut().map_or(Ok(()), |vcpu| vcpu.begin_at(entry))?;
+        Ok(true)
+    }
+
+    fn load_birth(&mut self) -> Result<(), Error> {
+        let birth = std::mem::take(&mut self.birth);
+        let loaded = self.load(&birth);
+        self.birth = birth;
+        self.loaded = None;
+        self.cleared_pages = 0;
+        loaded.map_err(|error| Error::Reset(Box::new(error)))
     }
 
     /// Puts saved state into vCPUs, interrupt controllers, timers and devices. Memory was put in place by the caller and is
@@ -204,8 +268,18 @@ impl Machine {
         image::read_back(self, state)
     }
 
+    /// Lets the guest's time go on from where it was saved, and not from when that was loaded: a promotion loads the state
+    /// before it knows whether the guest may run. To be called just before that.
+    ///
+    /// # Errors
+    /// KVM refuses it.
+    pub fn set_time(&mut self) -> Result<(), Error> {
+        image::set_time(self)
+    }
+
     /// Lets the vCPUs run. Does nothing if they do.
     pub fn run(&mut self) {
+        self.loaded = None;
         self.crew.run();
     }
 
@@ -338,6 +412,9 @@ impl Machine {
         events.extend(device_events.into_iter().map(|event| match event {
             DeviceEvent::Reset => MachineEvent::Reset,
             DeviceEvent::PowerOff => MachineEvent::Shutdown,
+            DeviceEvent::Panic => MachineEvent::Panic,
+            DeviceEvent::CrashKernel => MachineEvent::CrashKernel,
+            DeviceEvent::WatchdogExpired => MachineEvent::WatchdogExpired,
             DeviceEvent::DiskError(text) => MachineEvent::DiskError(text),
         }));
     }

@@ -20,10 +20,17 @@ use crate::kvm::{failed, get_dirty_log};
 pub(crate) const HOLE_START: u64 = 3 << 30;
 /// Where the hole ends and the rest of RAM begins.
 pub(crate) const HOLE_END: u64 = 4 << 30;
-/// Least memory that a machine may have: room for what boot puts below the kernel, and a kernel.
-const MIB_MIN: u64 = 16;
-/// Most; beyond, KVM's limit of 2^31 pages in a slot would come into view.
-const MIB_MAX: u64 = 4 << 20;
+/// Least memory that a machine may have, in MiB: room for what boot puts below the kernel, and a kernel.
+pub const MEMORY_MIB_MIN: u64 = 16;
+/// Most, in MiB; beyond, KVM's limit of 2^31 pages in a slot would come into view.
+pub const MEMORY_MIB_MAX: u64 = 4 << 20;
+
+/// Most pages that a part of a reset changes: 16 MiB, which one checkpoint carries in some milliseconds.
+pub const RESET_PAGES: u64 = 4096;
+/// Most pages that it looks at: 64 MiB.
+const CLEAR_PAGES_SEEN: u64 = 16384;
+/// At a time: what fits a cache.
+const CLEAR_STEP_PAGES: u64 = 32;
 
 /// The guest's RAM: one memory slot below the hole and, if it does not fit there, one above.
 pub(crate) struct Ram {
@@ -38,8 +45,8 @@ impl Ram {
     ///
     /// Private anonymous memory in small pages: the log is by 4 KiB page in any case, and a first touch costs least.
     pub(crate) fn new(vm: &VmFd, mib: u64) -> Result<Ram, Error> {
-        if !(MIB_MIN..=MIB_MAX).contains(&mib) {
-            let remedy = format!("it must be {MIB_MIN} to {MIB_MAX}");
+        if !(MEMORY_MIB_MIN..=MEMORY_MIB_MAX).contains(&mib) {
+            let remedy = format!("it must be {MEMORY_MIB_MIN} to {MEMORY_MIB_MAX}");
             return Err(Error::Config { key: "memory_mib", value: mib.to_string(), remedy });
         }
         let memory = Ram::map(mib)?;
@@ -131,19 +138,25 @@ impl Ram {
         self.for_each_part(run, |region, offset, begin, bytes| region.write_slice(&data[begin..begin + bytes], offset))
     }
 
-    /// Zeroes what is not zero.
-    pub(crate) fn clear(&self) -> Result<(), Error> {
+    /// Zeroes what is not zero, from page `first` on and as far as is done in some milliseconds. Returns the page to go on from.
+    pub(crate) fn clear(&self, first: u64) -> Result<u64, Error> {
         let zeroes = [0; PAGE_SIZE];
-        let mut page = Vec::with_capacity(PAGE_SIZE);
-        for first in 0..self.pages {
-            let run = PageRun { first, count: 1 };
-            page.clear();
-            self.copy_pages(run, &mut page)?;
-            if page != zeroes {
-                self.write_pages(run, &zeroes)?;
+        let end = self.pages.min(first + CLEAR_PAGES_SEEN);
+        let mut content = Vec::with_capacity(CLEAR_STEP_PAGES as usize * PAGE_SIZE);
+        let (mut next, mut written) = (first, 0);
+        while next < end && written + CLEAR_STEP_PAGES <= RESET_PAGES {
+            let step = PageRun { first: next, count: CLEAR_STEP_PAGES.min(end - next) };
+            content.clear();
+            self.copy_pages(step, &mut content)?;
+            for (page, content) in (next..).zip(content.chunks_exact(PAGE_SIZE)) {
+                if content != zeroes {
+                    self.write_pages(PageRun { first: page, count: 1 }, &zeroes)?;
+                    written += 1;
+                }
             }
+            next += step.count;
         }
-        Ok(())
+        Ok(next)
     }
 
     /// The page that is mapped at an address of this process.
@@ -204,8 +217,8 @@ impl Ram {
         run: PageRun,
         mut act: impl FnMut(&Region, MemoryRegionAddress, usize, usize) -> vm_memory::GuestMemoryResult<()>,
     ) -> Result<(), Error> {
-        let missing = Error::NoSuchPages { first: run.first, count: run.count, pages: self.pages };
-        let Some(end) = run.end().filter(|end| *end <= self.pages) else { return Err(missing) };
+        let missing = || Error::NoSuchPages { first: run.first, count: run.count, pages: self.pages };
+        let end = run.end().filter(|end| *end <= self.pages).ok_or_else(missing)?;
         let mut first = 0;
         for region in self.memory.iter() {
             let pages = region.len() / PAGE_SIZE as u64;
@@ -214,9 +227,7 @@ impl Ram {
                 let offset = MemoryRegionAddress((part.start - first) * PAGE_SIZE as u64);
                 let begin = (part.start - run.first) as usize * PAGE_SIZE;
                 let bytes = (part.end - part.start) as usize * PAGE_SIZE;
-                if act(region, offset, begin, bytes).is_err() {
-                    return Err(missing);
-                }
+                act(region, offset, begin, bytes).map_err(|_| missing())?;
             }
             first += pages;
         }

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use common::{COUNTER, COUNTER_PAGES, ENTRY, Guest, booted, changed, has_kvm, unbooted};
 use kemari_core::PageRun;
-use kemari_vmm::{Error, LoadError, Machine, MachineEvent};
+use kemari_vmm::{
+    ConsoleConfig, Error, LoadError, Machine, MachineConfig, MachineEvent, RESET_PAGES, Sink, check_kernel,
+};
 
 const A_WHILE: Duration = Duration::from_millis(50);
 
@@ -273,7 +275,7 @@ fn a_reset_begins_anew() {
     guest.run_for(A_WHILE);
     guest.harvest();
     let before = guest.memory();
-    guest.machine.reset().expect("reset");
+    guest.reset();
     let after = guest.memory();
     assert_eq!(changed(&fresh, &after), [] as [u64; 0]);
     let dirty = guest.harvest();
@@ -287,22 +289,168 @@ fn a_reset_begins_anew() {
 const TRIPLE_FAULT: &[u8] = &[0x0f, 0x01, 0x1d, 0, 0, 0, 0, 0x0f, 0x0b];
 
 #[test]
-fn a_triple_fault_is_a_reset_also_after_a_load() {
+fn a_triple_fault_is_told_also_after_a_load() {
     if !has_kvm() {
         return;
     }
     let mut guest = booted(&[(ENTRY, TRIPLE_FAULT)], 1);
-    assert_eq!(guest.run_until_event(Duration::from_secs(5)), [MachineEvent::Reset]);
+    assert_eq!(guest.run_until_event(Duration::from_secs(5)), [MachineEvent::TripleFault]);
     guest.pause();
     // The checkpoint that is cut before the reset has been seen to.
     let state = guest.machine.save().expect("saved");
     let mut standby = unbooted(&[(ENTRY, TRIPLE_FAULT)], 1);
     standby.write_memory(&guest.memory());
     standby.machine.load(&state).expect("loaded");
+    assert_eq!(standby.run_until_event(Duration::from_secs(5)), [MachineEvent::TripleFault]);
+    standby.pause();
+    standby.reset();
+    assert_eq!(standby.run_until_event(Duration::from_secs(5)), [MachineEvent::TripleFault]);
+}
+
+/// `mov al,0xfe; out 0x64,al`, and then a triple fault.
+fn reset_and_fault() -> Vec<u8> {
+    [&[0xb0, 0xfe, 0xe6, 0x64], TRIPLE_FAULT].concat()
+}
+
+#[test]
+fn what_a_guest_did_before_a_load_is_not_told_of_the_next() {
+    if !has_kvm() {
+        return;
+    }
+    let mut guest = booted(&[(ENTRY, &reset_and_fault())], 1);
+    guest.machine.run();
+    // The keyboard controller and the vCPU have both something to say.
+    std::thread::sleep(A_WHILE * 4);
+    guest.pause();
+    guest.reset();
+    let mut events = Vec::new();
+    for source in guest.machine.sources() {
+        guest.machine.service(source.id, &mut Vec::new(), &mut events);
+    }
+    assert_eq!(events, [], "of a guest that has not run yet");
+}
+
+#[test]
+fn whoever_resumes_a_guest_within_its_reset_does_that_again() {
+    if !has_kvm() {
+        return;
+    }
+    let mut guest = booted(&[(ENTRY, COUNTER)], 2);
+    guest.run_for(A_WHILE);
+    guest.machine.begin_reset().expect("begun");
+    assert!(!guest.machine.continue_reset().expect("a part of it"));
+    let state = guest.machine.save().expect("saved");
+    let mut standby = unbooted(&[(ENTRY, COUNTER)], 2);
+    standby.write_memory(&guest.memory());
+    standby.machine.load(&state).expect("loaded");
+    standby.machine.read_back(&state).expect("equal");
+    standby.machine.start_devices();
     assert_eq!(standby.run_until_event(Duration::from_secs(5)), [MachineEvent::Reset]);
     standby.pause();
-    standby.machine.reset().expect("reset");
-    assert_eq!(standby.run_until_event(Duration::from_secs(5)), [MachineEvent::Reset]);
+    standby.reset();
+    standby.machine.start_devices();
+    standby.run_for(A_WHILE);
+    assert!(standby.count() > 0);
+    while !guest.machine.continue_reset().expect("a part of it") {}
+    guest.machine.start_devices();
+    guest.run_for(A_WHILE);
+    assert!(guest.count() > 0);
+}
+
+#[test]
+fn a_part_of_a_reset_is_no_more_than_a_checkpoint_carries_at_once() {
+    if !has_kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let kernel = dir.path().join("kernel");
+    std::fs::write(&kernel, common::elf(&[(ENTRY, COUNTER)])).expect("written");
+    let mut config = common::config(kernel, 1);
+    config.memory_mib = 128;
+    let mut guest = Guest { machine: Machine::new(&config).expect("a machine"), dir };
+    let pages = guest.machine.pages();
+    guest.write_memory(&vec![0x5a; pages as usize * 4096]);
+    guest.harvest();
+    guest.machine.begin_reset().expect("begun");
+    let (mut parts, mut changed) = (0, 0);
+    while !guest.machine.continue_reset().expect("a part of it") {
+        let dirty = guest.harvest().count();
+        assert!(dirty <= RESET_PAGES + 64, "{dirty} pages");
+        (parts, changed) = (parts + 1, changed + dirty);
+    }
+    assert!(changed >= pages && parts >= pages / RESET_PAGES, "{changed} of {pages} pages in {parts} parts");
+    let memory = guest.memory();
+    assert!(memory[8 << 20..].iter().all(|byte| *byte == 0), "not all was cleared");
+}
+
+/// `mov edx,0x505; in al,dx; mov [0x9000],al; mov al,EVENT; out dx,al; 1: hlt; jmp 1b`.
+fn panics(event: u8) -> Vec<u8> {
+    vec![0xba, 0x05, 0x05, 0, 0, 0xec, 0xa2, 0, 0x90, 0, 0, 0xb0, event, 0xee, 0xf4, 0xeb, 0xfd]
+}
+
+#[test]
+fn a_panic_is_told_and_what_the_notifier_understands_is_read() {
+    if !has_kvm() {
+        return;
+    }
+    for (event, expected) in [(1, MachineEvent::Panic), (2, MachineEvent::CrashKernel)] {
+        let mut guest = booted(&[(ENTRY, &panics(event))], 1);
+        assert_eq!(guest.run_until_event(Duration::from_secs(5)), [expected]);
+        guest.pause();
+        assert_eq!(guest.word(0x9000) & 0xff, 3);
+    }
+}
+
+/// Sets the watchdog to one tick and going, and never comes by: `mov edx,0x610; mov ax,1; out dx,ax; mov edx,0x614; mov al,1; out dx,al;
+/// 1: jmp 1b`.
+const LAZY: &[u8] =
+    &[0xba, 0x10, 0x06, 0, 0, 0x66, 0xb8, 1, 0, 0x66, 0xef, 0xba, 0x14, 0x06, 0, 0, 0xb0, 1, 0xee, 0xeb, 0xfe];
+
+#[test]
+fn a_guest_that_does_not_come_by_at_its_watchdog_is_told_on() {
+    if !has_kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let kernel = dir.path().join("kernel");
+    std::fs::write(&kernel, common::elf(&[(ENTRY, LAZY)])).expect("written");
+    let mut config = common::config(kernel, 1);
+    let layout = |config: &MachineConfig| Machine::new(config).expect("a machine").layout();
+    let without = layout(&config);
+    config.watchdog = true;
+    assert_eq!(layout(&config).len(), without.len() + 1, "both nodes must have it or not");
+    let mut guest = Guest { machine: Machine::new(&config).expect("a machine"), dir };
+    guest.machine.boot().expect("booted");
+    guest.machine.start_devices();
+    assert_eq!(guest.run_until_event(Duration::from_secs(10)), [MachineEvent::WatchdogExpired]);
+    guest.pause();
+}
+
+#[test]
+fn what_was_said_before_a_reset_is_said_after_it() {
+    if !has_kvm() {
+        return;
+    }
+    // `mov edx,0x3f8; mov al,'!'; out dx,al`, and a reset.
+    let code = [&[0xba, 0xf8, 3, 0, 0, 0xb0, b'!', 0xee][..], &reset_and_fault()].concat();
+    let dir = tempfile::tempdir().expect("a directory");
+    let (kernel, console) = (dir.path().join("kernel"), dir.path().join("console"));
+    std::fs::write(&kernel, common::elf(&[(ENTRY, &code)])).expect("written");
+    let mut config = common::config(kernel, 1);
+    config.console = ConsoleConfig { sink: Sink::File(console), hold: true };
+    let mut guest = Guest { machine: Machine::new(&config).expect("a machine"), dir };
+    guest.machine.boot().expect("booted");
+    guest.machine.start_devices();
+    guest.machine.run();
+    std::thread::sleep(A_WHILE * 4);
+    assert_eq!(guest.pause().len(), 1, "what the gate holds");
+    assert_eq!(guest.machine.console_stats().held_bytes, 1);
+    guest.reset();
+    guest.machine.start_devices();
+    assert_eq!(guest.pause().len(), 1, "what the gate is given anew");
+    assert_eq!(guest.machine.console_stats().held_bytes, 1);
+    guest.machine.boot().expect("booted");
+    assert_eq!(guest.machine.console_stats().held_bytes, 0, "another guest does not say it");
 }
 
 /// `mov eax,0xd8000000; jmp eax`: to where no memory is.
@@ -460,6 +608,39 @@ fn a_bzimage_begins_at_its_32_bit_entry() {
 }
 
 #[test]
+fn an_initrd_does_not_overwrite_the_kernel() {
+    if !has_kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let (kernel, initrd) = (dir.path().join("kernel"), dir.path().join("initrd"));
+    let code = [COUNTER, &[0x90; 2 * 4096]].concat();
+    std::fs::write(&kernel, common::elf(&[(ENTRY, &code)])).expect("written");
+    let room = (common::MEMORY_MIB << 20) - ENTRY - 3 * 4096;
+    let mut config = common::config(kernel, 1);
+    config.initrd = Some(initrd.clone());
+    let mut guest = Guest { machine: Machine::new(&config).expect("a machine"), dir };
+    std::fs::write(&initrd, vec![0x5a; room as usize]).expect("written");
+    guest.machine.boot().expect("it just fits");
+    assert!(guest.memory()[ENTRY as usize..].starts_with(&code));
+    std::fs::write(&initrd, vec![0x5a; room as usize + 1]).expect("written");
+    let refusal = guest.machine.boot().expect_err("it does not fit").to_string();
+    assert!(refusal.contains("beside the kernel") && refusal.contains("raise memory_mib"), "{refusal}");
+}
+
+#[test]
+fn a_command_line_that_linux_would_cut_is_refused() {
+    if !has_kvm() {
+        return;
+    }
+    let mut guest = unbooted(&[(ENTRY, COUNTER)], 1);
+    let mut config = common::config(guest.dir.path().join("kernel"), 1);
+    config.cmdline = "x".repeat(2048);
+    guest.machine = Machine::new(&config).expect("a machine");
+    assert!(matches!(guest.machine.boot(), Err(Error::Config { key: "cmdline", .. })));
+}
+
+#[test]
 fn a_kernel_that_is_none_is_refused() {
     if !has_kvm() {
         return;
@@ -468,6 +649,11 @@ fn a_kernel_that_is_none_is_refused() {
     let kernel = guest.dir.path().join("kernel");
     std::fs::write(&kernel, b"#!/bin/sh").expect("written");
     assert!(matches!(guest.machine.boot(), Err(Error::Kernel { .. })));
+    assert!(matches!(check_kernel(&kernel), Err(Error::Kernel { .. })));
+    for good in [common::elf(&[(ENTRY, COUNTER)]), bzimage(4 << 20)] {
+        std::fs::write(&kernel, good).expect("written");
+        check_kernel(&kernel).expect("a kernel");
+    }
     std::fs::remove_file(&kernel).expect("removed");
     assert!(matches!(guest.machine.boot(), Err(Error::File { path, .. }) if path == kernel));
 }

@@ -6,15 +6,14 @@
 #[cfg(test)]
 mod tests;
 
-use std::os::fd::AsRawFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use kemari_core::Released;
 use serde::{Deserialize, Serialize};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
+use crate::bank::Bank;
 use crate::device::{decode, encode};
-use crate::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Output, Source, SourceId, StateError};
+use crate::{BusDevice, Device, DeviceEvent, DeviceId, Output, Source, SourceId, StateError};
 
 const KIND: &str = "power";
 const STATE_VERSION: u16 = 1;
@@ -42,7 +41,7 @@ struct Registers {
     status: u16,
     enable: u16,
     sleep_type: u16,
-    /// The guest has turned itself off, and the machine was not yet told.
+    /// The guest has turned itself off. Stays, so that whoever resumes it then knows.
     off: bool,
 }
 
@@ -70,42 +69,31 @@ impl Registers {
         }
     }
 
-    fn interrupts(&self) -> bool {
-        self.status & self.enable != 0
+    /// Events that have come and that the guest wants to hear of.
+    fn pending(&self) -> u16 {
+        self.status & self.enable
     }
 }
 
-/// The bus side.
-struct Block {
-    registers: Mutex<Registers>,
-    irq: EventFd,
-    /// Tells the event loop that the guest is off.
-    wake: EventFd,
-}
-
-impl Block {
-    /// A poisoned lock is taken all the same: nothing here leaves the registers half changed.
-    fn lock(&self) -> MutexGuard<'_, Registers> {
-        self.registers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
+impl Bank<Registers> {
     /// Lets `change` change the registers, then does what follows from it.
     fn change(&self, change: impl FnOnce(&mut Registers)) {
         let mut registers = self.lock();
-        let before = registers.interrupts();
+        let before = registers.pending();
         change(&mut registers);
-        let (interrupt, off) = (registers.interrupts() && !before, registers.off);
+        // The line is raised by a pulse: an event beside one that waits already needs a pulse of its own.
+        let (interrupt, off) = (registers.pending() & !before != 0, registers.off);
         drop(registers);
         if interrupt {
-            signal(&self.irq);
+            self.interrupt();
         }
         if off {
-            signal(&self.wake);
+            self.wake();
         }
     }
 }
 
-impl BusDevice for Block {
+impl BusDevice for Bank<Registers> {
     fn read(&self, offset: u64, data: &mut [u8]) {
         let registers = self.lock();
         for (at, byte) in (offset..).zip(data) {
@@ -127,17 +115,13 @@ impl BusDevice for Block {
     }
 }
 
-fn signal(event: &EventFd) {
-    if let Err(error) = event.write(1) {
-        log::error!("{KIND}: eventfd: {error}");
-    }
-}
-
 /// The power management registers of a machine, with a power button.
 pub struct PowerManagement {
     id: DeviceId,
-    block: Arc<Block>,
+    bank: Arc<Bank<Registers>>,
     started: bool,
+    /// Whether the machine was told since the start that the guest is off.
+    told: bool,
 }
 
 impl PowerManagement {
@@ -155,16 +139,19 @@ impl PowerManagement {
     /// # Errors
     /// Out of file descriptors.
     pub fn new(id: DeviceId, irq: EventFd) -> std::io::Result<PowerManagement> {
-        let wake = EventFd::new(EFD_NONBLOCK)?;
-        let block = Arc::new(Block { registers: Mutex::default(), irq, wake });
-        Ok(PowerManagement { id, block, started: false })
+        Ok(PowerManagement {
+            id,
+            bank: Arc::new(Bank::new(Registers::default(), Some(irq))?),
+            started: false,
+            told: false,
+        })
     }
 
     /// Presses and releases the power button. Whether the guest listens to it: if not, nothing has happened.
     pub fn press_button(&mut self) -> bool {
-        let listens = self.started && self.block.lock().enable & POWER_BUTTON != 0;
+        let listens = self.started && self.bank.lock().enable & POWER_BUTTON != 0;
         if listens {
-            self.block.change(|registers| registers.status |= POWER_BUTTON);
+            self.bank.change(|registers| registers.status |= POWER_BUTTON);
         }
         listens
     }
@@ -176,36 +163,31 @@ impl Device for PowerManagement {
     }
 
     fn bus(&self) -> Arc<dyn BusDevice> {
-        self.block.clone()
+        self.bank.clone()
     }
 
     fn sources(&self) -> Vec<Source> {
-        let id = SourceId { device: self.id, index: 0 };
-        vec![Source { fd: self.block.wake.as_raw_fd(), id, interest: Interest::Readable }]
+        vec![self.bank.source(self.id)]
     }
 
     fn service(&mut self, _source: SourceId, _outputs: &mut Vec<Output>, events: &mut Vec<DeviceEvent>) {
-        if self.started && std::mem::take(&mut self.block.lock().off) {
+        if self.started && !self.told && self.bank.lock().off {
+            self.told = true;
             events.push(DeviceEvent::PowerOff);
         }
     }
 
-    fn collect(&mut self, _outputs: &mut Vec<Output>) {}
-
-    fn release(&mut self, _output: Released<Output>) {}
-
-    fn set_backpressure(&mut self, _full: bool) {}
-
     fn start(&mut self) {
         self.started = true;
-        let registers = self.block.lock();
-        let (interrupt, off) = (registers.interrupts(), registers.off);
+        self.told = false;
+        let registers = self.bank.lock();
+        let (interrupt, off) = (registers.pending() != 0, registers.off);
         drop(registers);
         if interrupt {
-            signal(&self.block.irq);
+            self.bank.interrupt();
         }
         if off {
-            signal(&self.block.wake);
+            self.bank.wake();
         }
     }
 
@@ -222,7 +204,7 @@ impl Device for PowerManagement {
     }
 
     fn save(&self, into: &mut Vec<u8>) {
-        encode(&*self.block.lock(), into);
+        encode(&*self.bank.lock(), into);
     }
 
     fn load(&mut self, version: u16, state: &[u8]) -> Result<(), StateError> {
@@ -233,7 +215,7 @@ impl Device for PowerManagement {
             return Err(StateError::Invalid { kind: KIND, what });
         }
         self.started = false;
-        *self.block.lock() = registers;
+        *self.bank.lock() = registers;
         Ok(())
     }
 }

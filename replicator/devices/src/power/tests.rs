@@ -1,3 +1,5 @@
+use vmm_sys_util::eventfd::EFD_NONBLOCK;
+
 use super::*;
 
 struct Rig {
@@ -65,6 +67,19 @@ fn a_button_pressed_before_it_is_listened_to_again_is_heard_then() {
 }
 
 #[test]
+fn an_event_beside_one_that_waits_has_a_pulse_of_its_own() {
+    let mut rig = rig();
+    rig.write(ENABLE, POWER_BUTTON | 1);
+    // The global lock's, of which nothing ever comes from here: any other event would do.
+    rig.power.bank.change(|registers| registers.status |= 1);
+    assert_eq!(rig.interrupts(), 1);
+    rig.power.press_button();
+    assert_eq!(rig.interrupts(), 1, "the button while the other one waits");
+    rig.power.press_button();
+    assert_eq!(rig.interrupts(), 0, "it is down already");
+}
+
+#[test]
 fn it_is_in_acpi_mode_and_off_only_by_the_right_sleep() {
     let mut rig = rig();
     assert_eq!(rig.read(CONTROL), CONTROL_SCI);
@@ -83,6 +98,7 @@ fn what_is_pending_survives_a_failover() {
     before.write(ENABLE, POWER_BUTTON);
     before.power.press_button();
     before.write(CONTROL, CONTROL_SLEEP | 5 << CONTROL_SLEEP_TYPE_SHIFT);
+    assert_eq!(before.events(), [DeviceEvent::PowerOff]);
     let state = before.state();
     let mut after = rig();
     after.power.load(STATE_VERSION, &state).expect("loaded");

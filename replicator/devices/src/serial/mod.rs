@@ -179,12 +179,31 @@ impl Serial {
         }
     }
 
+    /// Takes everything that the guest has sent and that is not out, so that it can be [put back](Serial::put_back) after a reset:
+    /// the last that a guest says is what one wants to read.
+    pub fn take_unreleased(&mut self) -> Vec<u8> {
+        self.port.take_sent(&mut self.held);
+        self.promised = 0;
+        // What is released of it from here on is not to be had any more.
+        self.history += 1;
+        self.held.drain(..).collect()
+    }
+
+    /// Puts back what was [taken](Serial::take_unreleased). It is output anew, before anything that the guest sends now.
+    pub fn put_back(&mut self, unreleased: Vec<u8>) {
+        debug_assert!(self.promised == 0 && self.held.is_empty(), "only after a load");
+        self.held = unreleased.into();
+        self.throttle();
+    }
+
     /// Takes what the guest has sent.
     fn take(&mut self, outputs: &mut Vec<Output>) {
-        if !self.started || self.throttled {
+        if !self.started || self.gate_full {
             return;
         }
-        self.port.take_sent(&mut self.held);
+        if self.held.len() < HELD_BYTES_MAX {
+            self.port.take_sent(&mut self.held);
+        }
         let bytes = self.held.len() - self.promised;
         if !self.hold {
             self.outlet.write(self.held.drain(..));

@@ -37,7 +37,7 @@ const E820_RESERVED: u32 = 2;
 /// Loads the kernel and what it is told. Returns its entry.
 pub(super) fn load(file: &mut File, path: &Path, handover: &Handover<'_>, memory: &Memory) -> Result<u64, Error> {
     let loaded = BzImage::load(memory, None, file, Some(GuestAddress(HIGH_MEMORY)))
-        .map_err(|error| refused(path, format!("neither an ELF kernel nor a bzImage that fits memory: {error}")))?;
+        .map_err(|error| refused(path, format!("not a bzImage that fits memory: {error}")))?;
     let mut header = loaded.setup_header.ok_or_else(|| refused(path, "a bzImage without setup header"))?;
     if { header.version } < VERSION_MIN {
         return Err(refused(path, "a kernel older than Linux 2.6.31"));

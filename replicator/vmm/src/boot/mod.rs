@@ -7,7 +7,8 @@ mod bzimage;
 mod pvh;
 
 use std::fs::File;
-use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use kemari_devices::Memory;
@@ -68,7 +69,7 @@ struct Initrd {
 /// Loads kernel and initial RAM disk into `memory`, which is all zero, and what they must be told. Returns the kernel's entry.
 pub(crate) fn load(config: &MachineConfig, slots: &[Slot], memory: &Memory) -> Result<Entry, Error> {
     let mut file = open(&config.kernel)?;
-    let tables = acpi::tables(ACPI_TABLES, config.vcpus, slots);
+    let tables = acpi::tables(ACPI_TABLES, config.vcpus, slots, config.watchdog);
     write(memory, ACPI_TABLES, &tables, &config.kernel)?;
     write(memory, BASE_MEMORY_END, &mptable::table(BASE_MEMORY_END, config.vcpus), &config.kernel)?;
     let mut handover = Handover {
@@ -77,23 +78,65 @@ pub(crate) fn load(config: &MachineConfig, slots: &[Slot], memory: &Memory) -> R
         memory_map: memory_map(memory),
         rsdp: ACPI_TABLES,
     };
-    if is_elf(&mut file, &config.kernel)? {
-        let cmdline = format!("{}{}", handover.cmdline, pvh::devices(slots));
-        handover.cmdline = cmdline.trim();
-        pvh::load(&mut file, &config.kernel, &handover, memory).map(Entry::Pvh)
-    } else {
-        bzimage::load(&mut file, &config.kernel, &handover, memory).map(Entry::Linux)
+    match KernelFormat::of(&file, &config.kernel)? {
+        KernelFormat::Elf => {
+            let cmdline = format!("{}{}", handover.cmdline, pvh::devices(slots));
+            handover.cmdline = cmdline.trim();
+            pvh::load(&mut file, &config.kernel, &handover, memory).map(Entry::Pvh)
+        }
+        KernelFormat::BzImage => bzimage::load(&mut file, &config.kernel, &handover, memory).map(Entry::Linux),
     }
+}
+
+/// Has the host read the files of a boot that comes soon, without waiting for it.
+pub(crate) fn prefetch(config: &MachineConfig) {
+    for path in [Some(&config.kernel), config.initrd.as_ref()].into_iter().flatten() {
+        if let Ok(file) = File::open(path) {
+            // SAFETY: an advice about a file that is open; 0 bytes are all of it.
+            unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_WILLNEED) };
+        }
+    }
+}
+
+/// What kind of kernel a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum KernelFormat {
+    Elf,
+    BzImage,
+}
+
+impl KernelFormat {
+    /// Looks for the magic number of an ELF file, and for that of the setup header ("HdrS" at 0x202, Linux
+    /// `Documentation/x86/boot.rst`).
+    fn of(file: &File, path: &Path) -> Result<KernelFormat, Error> {
+        let has = |magic: &[u8; 4], offset| {
+            let mut found = [0; 4];
+            match file.read_exact_at(&mut found, offset) {
+                Ok(()) => Ok(found == *magic),
+                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
+                Err(source) => Err(Error::File { path: path.to_owned(), source }),
+            }
+        };
+        if has(b"\x7fELF", 0)? {
+            Ok(KernelFormat::Elf)
+        } else if has(b"HdrS", 0x202)? {
+            Ok(KernelFormat::BzImage)
+        } else {
+            Err(refused(path, "neither a bzImage (/boot/vmlinuz-*) nor an ELF kernel"))
+        }
+    }
+}
+
+/// Whether a file looks like a kernel that can be booted, before any guest is made.
+///
+/// # Errors
+/// It cannot be read, or is none.
+pub fn check_kernel(path: &Path) -> Result<(), Error> {
+    KernelFormat::of(&open(path)?, path).map(drop)
 }
 
 fn open(path: &Path) -> Result<File, Error> {
     File::open(path).map_err(|source| Error::File { path: path.to_owned(), source })
-}
-
-fn is_elf(file: &mut File, path: &Path) -> Result<bool, Error> {
-    let mut magic = Vec::new();
-    file.take(4).read_to_end(&mut magic).map_err(|source| Error::File { path: path.to_owned(), source })?;
-    Ok(magic == b"\x7fELF")
 }
 
 fn refused(path: &Path, reason: impl Into<String>) -> Error {
@@ -123,7 +166,7 @@ fn load_initrd(path: &Path, memory: &Memory, from: u64, to: u64) -> Result<Initr
     let bytes = content.len() as u64;
     let end = memory.iter().next().map_or(0, |region| region.len()).min(HOLE_START).min(to);
     let too_large = || refused(path, format!("{bytes} bytes do not fit memory beside the kernel: raise memory_mib"));
-    let address = end.checked_sub(bytes).map(|begin| begin & !0xfff).filter(|begin| *begin > from);
+    let address = end.checked_sub(bytes).map(|begin| begin & !0xfff).filter(|begin| *begin >= from);
     let address = address.ok_or_else(too_large)?;
     memory.write_slice(&content, GuestAddress(address)).map_err(|_| too_large())?;
     Ok(Initrd { address, bytes })

@@ -9,15 +9,15 @@ use linux_loader::loader::elf::start_info::{hvm_memmap_table_entry, hvm_modlist_
 use linux_loader::loader::elf::{Elf, PvhBootCapability};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{CMDLINE, HIGH_MEMORY, Handover, Slot, load_initrd, out_of_place, refused, write_cmdline};
+use super::{CMDLINE, Handover, Slot, load_initrd, out_of_place, refused, write_cmdline};
 use crate::Error;
 
 /// Where the kernel finds what it must be told.
 pub(super) const START_INFO: u64 = 0x6000;
 const MODULES: u64 = 0x6100;
 const MEMORY_MAP: u64 = 0x7000;
-/// Linux takes no more than 2048.
-const CMDLINE_BYTES_MAX: usize = 0xffff;
+/// What Linux takes (`COMMAND_LINE_SIZE`, less the terminating zero); it would cut a longer one without a word.
+const CMDLINE_BYTES_MAX: usize = 2047;
 
 const MAGIC: u32 = 0x336e_c578;
 const VERSION: u32 = 1;
@@ -39,7 +39,7 @@ pub(super) fn load(file: &mut File, path: &Path, handover: &Handover<'_>, memory
         return Err(refused(path, "it has no PVH entry note (Linux: CONFIG_PVH=y); use the kernel's bzImage"));
     };
     write_cmdline(memory, handover.cmdline, CMDLINE_BYTES_MAX, path)?;
-    let initrd = handover.initrd.map(|initrd| load_initrd(initrd, memory, HIGH_MEMORY, u64::MAX)).transpose()?;
+    let initrd = handover.initrd.map(|initrd| load_initrd(initrd, memory, loaded.kernel_end, u64::MAX)).transpose()?;
     let module =
         initrd.map(|initrd| hvm_modlist_entry { paddr: initrd.address, size: initrd.bytes, ..Default::default() });
     write_start_info(memory, handover, module).map_err(|error| out_of_place(path, &error))?;

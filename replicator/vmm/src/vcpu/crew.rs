@@ -151,6 +151,12 @@ impl Crew {
         self.snapshot = None;
     }
 
+    /// Forgets all that the vCPUs have said, because they are to have another history.
+    pub(crate) fn forget(&mut self) {
+        self.forget_snapshot();
+        lock(&self.shared.events).clear();
+    }
+
     /// Lets the guest run. Does nothing if it does.
     pub(crate) fn run(&mut self) {
         if self.is_running() {

@@ -13,7 +13,7 @@ pub(crate) use self::state::{KIND, VERSION, VcpuState};
 use crate::bus::Bus;
 use crate::cpu::{CpuModel, MSR_TSC, MSR_TSC_DEADLINE};
 use crate::damage::in_guest;
-use crate::kvm::{failed, get_sregs2, set_sregs2, set_tsc_offset};
+use crate::kvm::{failed, get_sregs2, set_mce_banks, set_sregs2, set_tsc_offset};
 use crate::{Error, MachineEvent, boot};
 
 /// Where port I/O and MMIO go.
@@ -36,12 +36,43 @@ pub(crate) fn align_tscs(vcpus: &[Vcpu]) -> Result<(), Error> {
     others.iter().try_for_each(|vcpu| set_tsc_offset(&vcpu.fd, offset).map_err(failed(vcpu)))
 }
 
+/// Machine check banks: as many as QEMU gives, of which a guest sees nothing but that they are there.
+const MCE_BANKS: u8 = 10;
+
+/// Why a vCPU does not run until the machine is reset. Kept by us: KVM would not know any more. Saved with it by its number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Halt {
+    /// It runs.
+    #[default]
+    No = 0,
+    /// It shut down by a triple fault.
+    TripleFault = 1,
+    /// A reset is wanted, or has begun and is not done.
+    Reset = 2,
+}
+
+impl Halt {
+    /// The opposite of `as u8`.
+    pub(crate) fn from_number(number: u8) -> Option<Halt> {
+        [Halt::No, Halt::TripleFault, Halt::Reset].into_iter().find(|halt| *halt as u8 == number)
+    }
+
+    /// What the vCPU says instead of running.
+    fn event(self) -> Option<MachineEvent> {
+        match self {
+            Halt::No => None,
+            Halt::TripleFault => Some(MachineEvent::TripleFault),
+            Halt::Reset => Some(MachineEvent::Reset),
+        }
+    }
+}
+
 /// A vCPU. Whoever has it may use it: its thread while the guest runs, the machine while it is paused.
 pub(crate) struct Vcpu {
     pub(crate) index: u8,
     fd: VcpuFd,
-    /// It shut down by a triple fault and waits for a reset.
-    shut_down: bool,
+    halt: Halt,
     /// Reused from one save to the next.
     msrs: Msrs,
     xsave: Xsave,
@@ -52,6 +83,9 @@ impl Vcpu {
     pub(crate) fn new(kvm: &kvm_ioctls::Kvm, vm: &VmFd, model: &mut CpuModel, index: u8) -> Result<Vcpu, Error> {
         let fd = vm.create_vcpu(index.into()).map_err(failed("KVM_CREATE_VCPU"))?;
         fd.set_cpuid2(&model.cpuid_of(index)?).map_err(failed("KVM_SET_CPUID2"))?;
+        if let Err(error) = set_mce_banks(&fd, MCE_BANKS) {
+            log::debug!("vcpu{index}: KVM_X86_SETUP_MCE: {error}; it keeps the banks that it has");
+        }
         if index == 0 {
             model.find_msrs(kvm, &fd)?;
         }
@@ -65,7 +99,7 @@ impl Vcpu {
         let msrs = Msrs::from_entries(&entries).map_err(|_| too_many())?;
         let extra = model.xsave_bytes.saturating_sub(size_of::<kvm_xsave>()).div_ceil(size_of::<u32>());
         let xsave = Xsave::new(extra).map_err(|_| too_many())?;
-        Ok(Vcpu { index, fd, shut_down: false, msrs, xsave })
+        Ok(Vcpu { index, fd, halt: Halt::No, msrs, xsave })
     }
 
     /// Frequency of its TSC.
@@ -73,8 +107,14 @@ impl Vcpu {
         self.fd.get_tsc_khz().map_err(failed("KVM_GET_TSC_KHZ (the host's TSC must be stable)"))
     }
 
+    /// Has it wait for the end of a reset that has begun.
+    pub(crate) fn await_reset(&mut self) {
+        self.halt = Halt::Reset;
+    }
+
     /// Puts it at the entry of a kernel.
     pub(crate) fn begin_at(&mut self, entry: boot::Entry) -> Result<(), Error> {
+        self.halt = Halt::No;
         let (regs, sregs) = boot::registers(entry, &get_sregs2(&self.fd).map_err(failed("KVM_GET_SREGS2"))?);
         set_sregs2(&self.fd, &sregs).map_err(failed("KVM_SET_SREGS2"))?;
         self.fd.set_regs(&regs).map_err(failed("KVM_SET_REGS"))
@@ -93,8 +133,8 @@ impl Vcpu {
     /// A kick sets `immediate_exit`, so that KVM_RUN ends with EINTR; before, KVM completes the port or MMIO exit that was
     /// served last. So when this returns for a kick no exit is pending, and the registers are whole.
     fn run(&mut self, buses: &Buses, kicked: impl Fn() -> bool) -> Option<MachineEvent> {
-        if self.shut_down {
-            return Some(MachineEvent::Reset);
+        if self.halt != Halt::No {
+            return self.halt.event();
         }
         loop {
             match in_guest(|| self.fd.run()) {
@@ -110,28 +150,32 @@ impl Vcpu {
                 // A vCPU that waits to be started by another was woken.
                 Err(error) if error.errno() == libc::EAGAIN => {}
                 Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::Hlt) => {}
-                Ok(VcpuExit::Shutdown | VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _)) => {
-                    self.shut_down = true;
-                    return Some(MachineEvent::Reset);
+                Ok(VcpuExit::Shutdown) => {
+                    self.halt = Halt::TripleFault;
+                    return self.halt.event();
+                }
+                Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _)) => {
+                    self.halt = Halt::Reset;
+                    return self.halt.event();
                 }
                 Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _)) => return Some(MachineEvent::Shutdown),
                 Ok(VcpuExit::InternalError) => {
                     let cause = self.internal_error();
-                    return Some(self.broken(&cause));
+                    return Some(MachineEvent::InternalError(self.described(&cause)));
                 }
                 Ok(exit) => {
                     let cause = format!("KVM_RUN ended with {exit:?}");
-                    return Some(self.broken(&cause));
+                    return Some(MachineEvent::Broken(self.described(&cause)));
                 }
-                Err(error) => return Some(self.broken(&format!("KVM_RUN failed: {error}"))),
+                Err(error) => return Some(MachineEvent::Broken(self.described(&format!("KVM_RUN failed: {error}")))),
             }
         }
     }
 
-    fn broken(&self, cause: &str) -> MachineEvent {
+    fn described(&self, cause: &str) -> String {
         let registers =
             self.fd.get_regs().map_or_else(|error| format!("no registers: {error}"), |regs| describe(&regs));
-        MachineEvent::InternalError(format!("vcpu{}: {cause}; {registers}", self.index))
+        format!("vcpu{}: {cause}; {registers}", self.index)
     }
 
     /// What KVM says about an exit with KVM_EXIT_INTERNAL_ERROR.

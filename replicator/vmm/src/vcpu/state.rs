@@ -6,7 +6,7 @@ use kvm_bindings::{
 };
 use vmm_sys_util::errno;
 
-use super::{Vcpu, lapic};
+use super::{Halt, Vcpu, lapic};
 use crate::cpu::{MSR_SYSENTER_POINTERS, MSR_SYSTEM_TIME, MSR_TSC, MSR_TSC_DEADLINE, MSR_WALL_CLOCK};
 use crate::kvm::{get_sregs2, set_sregs2, set_tsc_offset, tsc_offset};
 use crate::plain::Plain;
@@ -30,8 +30,7 @@ const TSC_TOLERANCE_NS: u64 = 1_000_000_000;
 /// All that KVM knows of a vCPU, but what every vCPU of the machine has in common.
 #[derive(Clone, Debug)]
 pub(crate) struct VcpuState {
-    /// Whether it waits for a reset: KVM would not know any more that it shut down.
-    pub(crate) shut_down: u8,
+    halt: Halt,
     pub(crate) mp_state: kvm_mp_state,
     pub(crate) regs: kvm_regs,
     pub(crate) sregs: kvm_sregs2,
@@ -62,7 +61,7 @@ impl VcpuState {
         let tsc_deadline = value_of_last();
         let tsc = value_of_last();
         Ok(VcpuState {
-            shut_down: vcpu.shut_down.into(),
+            halt: vcpu.halt,
             mp_state,
             msrs,
             tsc,
@@ -86,22 +85,33 @@ impl VcpuState {
     pub(crate) fn load(&self, vcpu: &mut Vcpu, tsc_base: (u64, u64)) -> Result<(), Error> {
         let index = vcpu.index;
         let failed = |ioctl| move |source| Error::Vcpu { vcpu: index, ioctl, source };
-        vcpu.shut_down = self.shut_down != 0;
+        vcpu.halt = self.halt;
         vcpu.fd.set_mp_state(self.mp_state).map_err(failed("KVM_SET_MP_STATE"))?;
         vcpu.fd.set_regs(&self.regs).map_err(failed("KVM_SET_REGS"))?;
         set_sregs2(&vcpu.fd, &self.sregs).map_err(failed("KVM_SET_SREGS2"))?;
         vcpu.set_xsave(&self.xsave).map_err(failed("KVM_SET_XSAVE"))?;
         vcpu.fd.set_xcrs(&self.xcrs).map_err(failed("KVM_SET_XCRS"))?;
         vcpu.fd.set_debug_regs(&self.debugregs).map_err(failed("KVM_SET_DEBUGREGS"))?;
-        let (saved, now) = tsc_base;
-        let offset = self.tsc_offset.wrapping_sub(saved).wrapping_add(now);
-        set_tsc_offset(&vcpu.fd, offset).map_err(failed("KVM_SET_DEVICE_ATTR (TSC offset)"))?;
+        self.load_tsc(vcpu, tsc_base)?;
         // A deadline left from before would be armed again by KVM_SET_LAPIC.
         vcpu.set_msrs(&[msr(MSR_TSC_DEADLINE, 0)])?;
         vcpu.fd.set_lapic(&self.lapic).map_err(failed("KVM_SET_LAPIC"))?;
         vcpu.set_msrs(&self.msrs)?;
         vcpu.set_msrs(&[msr(MSR_TSC_DEADLINE, self.deadline_to_load())])?;
         vcpu.fd.set_vcpu_events(&self.events).map_err(failed("KVM_SET_VCPU_EVENTS"))
+    }
+
+    fn load_tsc(&self, vcpu: &mut Vcpu, (saved, now): (u64, u64)) -> Result<(), Error> {
+        let offset = self.tsc_offset.wrapping_sub(saved).wrapping_add(now);
+        let failed = |source| Error::Vcpu { vcpu: vcpu.index, ioctl: "KVM_SET_DEVICE_ATTR (TSC offset)", source };
+        set_tsc_offset(&vcpu.fd, offset).map_err(failed)
+    }
+
+    /// Sets the TSC once more, long after the rest was loaded, and with it the deadline, which KVM counts in the host's time. A
+    /// deadline that was over meanwhile is so no more; its interrupt may come twice, which does no harm.
+    pub(crate) fn load_time(&self, vcpu: &mut Vcpu, tsc_base: (u64, u64)) -> Result<(), Error> {
+        self.load_tsc(vcpu, tsc_base)?;
+        vcpu.set_msrs(&[msr(MSR_TSC_DEADLINE, self.deadline_to_load())])
     }
 
     /// Where in guest memory KVM writes when this state is loaded: address and bytes.
@@ -134,7 +144,7 @@ impl VcpuState {
     /// As bytes.
     pub(crate) fn encode(&self, into: &mut Vec<u8>) {
         for field in [
-            self.shut_down.bytes(),
+            (self.halt as u8).bytes(),
             self.mp_state.bytes(),
             self.regs.bytes(),
             self.sregs.bytes(),
@@ -155,7 +165,8 @@ impl VcpuState {
     /// The opposite of [`encode`](VcpuState::encode).
     pub(crate) fn decode(mut from: Reader<'_>) -> Result<VcpuState, LoadError> {
         let state = VcpuState {
-            shut_down: from.take("shut_down")?,
+            halt: Halt::from_number(from.take("halt")?)
+                .ok_or_else(|| LoadError::Malformed("a vCPU that is halted in a way that there is not".to_owned()))?,
             mp_state: from.take("mp_state")?,
             regs: from.take("regs")?,
             sregs: from.take("sregs")?,
@@ -178,7 +189,7 @@ impl VcpuState {
     pub(crate) fn differences(&self, loaded: &VcpuState) -> Vec<String> {
         let mut differences = Vec::new();
         let fields = [
-            ("shut_down", self.shut_down == loaded.shut_down),
+            ("halt", self.halt == loaded.halt),
             ("mp_state", self.mp_state == loaded.mp_state),
             ("regs", self.regs == loaded.regs),
             ("sregs", self.sregs == loaded.sregs),
@@ -252,20 +263,28 @@ impl Vcpu {
     }
 
     /// Where in guest memory KVM may write, as things are now, when the TSC or the clock is set: address and bytes.
-    pub(crate) fn clock_areas(&mut self) -> Result<Vec<(u64, usize)>, Error> {
-        Ok(clock_areas(&self.get_msrs()?).collect())
+    pub(crate) fn clock_areas(&self) -> Result<Vec<(u64, usize)>, Error> {
+        let there = |msr: &u32| self.msrs.as_slice().iter().any(|entry| entry.index == *msr);
+        let wanted: Vec<_> =
+            MSR_WALL_CLOCK.into_iter().chain(MSR_SYSTEM_TIME).filter(there).map(|index| msr(index, 0)).collect();
+        Ok(clock_areas(&self.read_msrs(&wanted)?).collect())
+    }
+
+    fn read_msrs(&self, wanted: &[kvm_msr_entry]) -> Result<Vec<kvm_msr_entry>, Error> {
+        let vcpu = self.index;
+        let failed = |source| Error::Vcpu { vcpu, ioctl: "KVM_GET_MSRS", source };
+        let mut msrs = Msrs::from_entries(wanted).map_err(|_| failed(errno::Error::new(libc::E2BIG)))?;
+        let count = self.fd.get_msrs(&mut msrs).map_err(failed)?;
+        match wanted.get(count) {
+            Some(refused) => Err(Error::Msr { vcpu, msr: refused.index, action: "read" }),
+            None => Ok(msrs.as_slice().to_vec()),
+        }
     }
 
     /// The TSC as the guest would read it now.
     pub(crate) fn tsc(&self) -> Result<u64, Error> {
-        let vcpu = self.index;
-        let refused = Error::Msr { vcpu, msr: MSR_TSC, action: "read" };
-        let Ok(mut one) = Msrs::from_entries(&[msr(MSR_TSC, 0)]) else { return Err(refused) };
-        match self.fd.get_msrs(&mut one) {
-            Ok(1) => Ok(one.as_slice()[0].data),
-            Ok(_) => Err(refused),
-            Err(source) => Err(Error::Vcpu { vcpu, ioctl: "KVM_GET_MSRS", source }),
-        }
+        let one = self.read_msrs(&[msr(MSR_TSC, 0)])?;
+        Ok(one.first().map_or(0, |entry| entry.data))
     }
 
     /// The offset of the TSC now.

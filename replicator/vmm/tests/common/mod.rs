@@ -88,6 +88,7 @@ pub(crate) fn config(kernel: PathBuf, vcpus: u8) -> MachineConfig {
         nics: Vec::new(),
         disks: Vec::new(),
         console: ConsoleConfig { sink: Sink::None, hold: false },
+        watchdog: false,
     }
 }
 
@@ -119,6 +120,12 @@ impl Guest {
         let mut outputs = Vec::new();
         self.machine.pause(&mut outputs).expect("paused");
         outputs
+    }
+
+    /// Resets the guest.
+    pub(crate) fn reset(&mut self) {
+        self.machine.begin_reset().expect("begun");
+        while !self.machine.continue_reset().expect("a part of it") {}
     }
 
     pub(crate) fn memory(&self) -> Vec<u8> {
