@@ -36,9 +36,9 @@ fn main() {
     }
 }
 
-/// CLOCK_MONOTONIC, the same in every process.
+/// CLOCK_BOOTTIME, the same in every process.
 fn now_ns() -> u64 {
-    let time = clock_gettime(ClockId::Monotonic);
+    let time = clock_gettime(ClockId::Boottime);
     time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
 }
 
@@ -102,12 +102,12 @@ fn bench() {
 
 /// Times from an uncorrected error to the attribute, each after an operator has cleared the one before.
 fn rounds(site: &Site, stamps: &mut BufReader<File>, what: &str, rounds: usize) -> Vec<u64> {
-    let uncorrected = page(0, 0, &[mc_event(&format_text("mc_event"), 1, "DIMM_B1", 0)]);
+    let record = [mc_event(&format_text("mc_event"), 1, "DIMM_B1", 0)];
     let mut trace = site.trace();
     let mut times = Vec::new();
     for _ in 0..rounds {
         let written_ns = now_ns();
-        trace.write_all(&uncorrected).expect("somebody reads");
+        trace.write_all(&page(written_ns, 0, &record)).expect("somebody reads");
         times.push(next_stamp(stamps, "red").saturating_sub(written_ns));
         assert!(site.ask(&["clear", "DIMM_B1"]).status.success(), "{what}");
         next_stamp(stamps, "green");
@@ -152,7 +152,7 @@ impl Flood {
                     let events: Vec<Vec<u8>> = (number..number + records_a_page)
                         .map(|number| mc_event(&format, 0, "DIMM_A1", (number + 1) << 12))
                         .collect();
-                    trace.write_all(&page(0, 0, &events)).expect("somebody reads");
+                    trace.write_all(&page(now_ns(), 0, &events)).expect("somebody reads");
                     records.fetch_add(records_a_page, Ordering::Relaxed);
                 }
             }

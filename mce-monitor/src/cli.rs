@@ -1,17 +1,23 @@
 //! The command line.
 //!
-//! Exit status: 0 if what was asked for is done, 1 if not (the reason is on stderr), 2 if the command line makes no sense.
+//! Exit status: 0 if what was asked for is done, 1 if not (the reason is on stderr), 2 if the command line makes no sense, 3 if no
+//! monitor runs that could be asked.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::Config;
-use crate::control::{Reply, Request, ask};
+use crate::control::{ControlError, Reply, Request, ask};
 use crate::health::Health;
-use crate::{daemon, logging, replay, show};
+use crate::stop::stop;
+use crate::{daemon, replay, show};
+
+/// The exit status if no monitor runs.
+const ABSENT: u8 = 3;
 
 /// Why a command failed, as the operator is told.
 type Failure = Box<dyn std::error::Error>;
@@ -48,6 +54,14 @@ enum Command {
         daemon: Daemon,
         /// The part, as `status` names it; without it, every part
         part: Option<String>,
+    },
+    /// End the monitor that runs, by force if it does not end by itself
+    Stop {
+        #[command(flatten)]
+        daemon: Daemon,
+        /// How long that may take in all
+        #[arg(long, default_value_t = 20, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+        limit: u64,
     },
     /// Say what is wrong with a configuration
     Check {
@@ -86,8 +100,13 @@ impl Daemon {
         Ok(Config::find(self.config.as_deref())?)
     }
 
+    /// The control socket, whatever else is wrong with the configuration by now.
+    fn control(&self) -> Result<PathBuf, Failure> {
+        Ok(Config::control_socket(self.config.as_deref())?)
+    }
+
     fn ask(&self, request: &Request) -> Result<Reply, Failure> {
-        match ask(&self.config()?.daemon.control, request)? {
+        match ask(&self.control()?, request)? {
             Reply::Refused { reason } => Err(reason.into()),
             reply => Ok(reply),
         }
@@ -105,9 +124,18 @@ pub fn main() -> ExitCode {
             for line in failure.to_string().lines() {
                 eprintln!("kemari-mce-monitor: {line}");
             }
-            ExitCode::FAILURE
+            if is_absent(failure.as_ref()) { ExitCode::from(ABSENT) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// Whether no monitor runs, rather than one that does not answer.
+fn is_absent(failure: &(dyn std::error::Error + 'static)) -> bool {
+    let source = match failure.downcast_ref() {
+        Some(ControlError::Connect { source, .. }) => source.kind(),
+        _ => return false,
+    };
+    [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused].contains(&source)
 }
 
 fn is_broken_pipe(failure: &(dyn std::error::Error + 'static)) -> bool {
@@ -120,7 +148,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Run { daemon, syslog } => {
             drop(out);
             let config = daemon.config()?;
-            logging::start(syslog)?;
+            kemari_logging::start("kemari-mce-monitor", syslog)?;
             Ok(daemon::run(&config)?)
         }
         Command::Status { daemon, json } => match daemon.ask(&Request::Status)? {
@@ -132,6 +160,10 @@ fn execute(command: Command) -> Result<(), Failure> {
             Reply::Done { detail } => Ok(writeln!(out, "{detail}")?),
             _ => Err("the answer is to something else".into()),
         },
+        Command::Stop { daemon, limit } => {
+            let was_there = stop(&daemon.control()?, Duration::from_secs(limit))?;
+            Ok(writeln!(out, "{}", if was_there { "ended" } else { "no monitor runs" })?)
+        }
         Command::Check { config } => {
             Config::load(&config)?;
             Ok(writeln!(out, "{}: nothing is wrong with it", config.display())?)

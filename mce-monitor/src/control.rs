@@ -1,7 +1,6 @@
 //! What is said at the daemon's control socket, and a small client. A request is one line of JSON, and so is its answer.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -130,10 +129,9 @@ pub enum ControlError {
 /// Nobody listens there, or there is no answer within 5 s.
 pub fn ask(path: &Path, request: &Request) -> Result<Reply, ControlError> {
     let connect = |source| ControlError::Connect { path: path.to_owned(), source };
-    let mut stream = UnixStream::connect(path).map_err(connect)?;
+    let mut stream = kemari_control::connect(path, LIMIT).map_err(connect)?;
     let io = |source| ControlError::Io { path: path.to_owned(), source };
     stream.set_read_timeout(Some(LIMIT)).map_err(io)?;
-    stream.set_write_timeout(Some(LIMIT)).map_err(io)?;
     let mut line = serde_json::to_vec(request).map_err(|error| io(error.into()))?;
     line.push(b'\n');
     stream.write_all(&line).map_err(io)?;

@@ -13,13 +13,13 @@ pub mod deduplicate;
 pub mod fault;
 pub mod health;
 mod lines;
-mod logging;
 pub mod moment;
 pub mod record;
 pub mod replay;
 mod show;
 mod sinks;
 mod sources;
+mod stop;
 pub mod trace;
 
 pub use cli::main;

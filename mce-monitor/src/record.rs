@@ -216,6 +216,8 @@ pub struct AerError {
     pub severity: Severity,
     /// Which errors, as bits of the device's status register; 0 if it is not known.
     pub status: u32,
+    /// How many there were.
+    pub count: u64,
 }
 
 /// A failed request.
@@ -227,6 +229,8 @@ pub struct BlockError {
     pub sector: u64,
     /// What it failed with, as a positive errno.
     pub errno: i32,
+    /// How many there were.
+    pub count: u64,
 }
 
 /// A device that is gone.

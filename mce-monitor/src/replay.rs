@@ -68,6 +68,8 @@ pub struct Replay {
     pub verdict: Verdict,
     /// What is known about each part at the end.
     pub parts: Vec<PartView>,
+    /// Files in which nothing about hardware was found.
+    pub silent: Vec<PathBuf>,
 }
 
 /// Replays files, each as what its content shows it to be: printed trace, raw trace (with `format` files among the others), or
@@ -87,19 +89,23 @@ pub fn replay(paths: &[PathBuf], health: Health) -> Result<Replay, ReplayError> 
             None => streams.push((path, bytes)),
         }
     }
-    let mut heard = Vec::new();
+    let (mut heard, mut silent) = (Vec::new(), Vec::new());
     let several = streams.len() > 1;
     for (path, bytes) in streams {
-        match std::str::from_utf8(&bytes) {
-            Ok(text) => heard.extend(from_text(text)),
-            Err(_) if looks_like_text(&bytes) => heard.extend(from_text(&String::from_utf8_lossy(&bytes))),
-            Err(_) => heard.extend(from_pages(path, &bytes, &formats)?),
+        let said = if looks_like_text(&bytes) {
+            from_text(&String::from_utf8_lossy(&bytes))
+        } else {
+            from_pages(path, &bytes, &formats)?
+        };
+        if said.is_empty() {
+            silent.push(path.clone());
         }
+        heard.extend(said);
     }
     if several {
         heard.sort_by_key(|heard| heard.at);
     }
-    Ok(decide(heard, health))
+    Ok(Replay { silent, ..decide(heard, health) })
 }
 
 fn as_format(bytes: &[u8]) -> Option<&str> {

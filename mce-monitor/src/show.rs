@@ -46,6 +46,9 @@ pub(crate) fn replay(out: &mut impl Write, replay: &Replay) -> io::Result<()> {
     for step in &replay.steps {
         writeln!(out, "{:>14.6} {:<6} {}", step.at_s, step.colour, step.said)?;
     }
+    for path in &replay.silent {
+        writeln!(out, "{}: nothing about hardware is in it, in no form that is known", path.display())?;
+    }
     writeln!(out, "at the end: {}", replay.verdict.colour)?;
     parts(out, &replay.parts)
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use kemari_control::{ConsoleStatus, Replication, Reply, Request, Role, Status};
 
-use support::{Site, fixture, format_text, mc_event, page, wait_for};
+use support::{PAGE_BYTES, Site, clock_ns, fixture, format_text, mc_event, page, wait_for};
 
 /// Stands in for Pacemaker's commands: attributes are files in `cluster`, and whoever asks for nodes gets two.
 const ATTRD: &str = r##"#!/bin/sh
@@ -34,6 +34,9 @@ done
 mkdir -p "$SITE/cluster"
 file="$SITE/cluster/$name"
 if [ -n "$query" ]; then
+    # Nobody ever heard of it; or something else is wrong.
+    [ -e "$SITE/cluster/#health-mce" ] || exit 105
+    [ -e "$SITE/deaf" ] && exit 1
     echo "<r><attribute name='$name' host='alpha' value='$(cat "$file" 2>/dev/null)'/>"
     echo "<attribute name='$name' host='beta' value='$(cat "$SITE/beta" 2>/dev/null)'/></r>"
 elif [ -n "$delete" ]; then
@@ -60,7 +63,7 @@ fn with_cluster() -> Site {
 }
 
 fn edac(error_type: u64, label: &'static str) -> Vec<u8> {
-    page(1, 1, &[mc_event(&format_text("mc_event"), error_type, label, 0)])
+    page(clock_ns(), 1, &[mc_event(&format_text("mc_event"), error_type, label, 0)])
 }
 
 fn published(site: &Site, name: &str, wanted: &str) {
@@ -76,7 +79,7 @@ fn a_record_of_a_tracepoint_is_seen_and_its_instance_is_set_up_for_it() {
     site.start();
     let instance = site.path("tracefs/instances/kemari-mce");
     let read = |name: &str| fs::read_to_string(instance.join(name)).expect("readable");
-    assert_eq!([read("buffer_percent"), read("trace_clock"), read("tracing_on")], ["0", "mono", "1"]);
+    assert_eq!([read("buffer_percent"), read("trace_clock"), read("tracing_on")], ["0", "boot", "1"]);
     assert_eq!([read("events/ras/mc_event/enable"), read("events/mce/mce_record/enable")], ["1", "1"]);
     assert_eq!(site.status()["colour"], "green");
     site.trace().write_all(&edac(1, "DIMM_A1")).expect("somebody reads");
@@ -84,7 +87,9 @@ fn a_record_of_a_tracepoint_is_seen_and_its_instance_is_set_up_for_it() {
     assert_eq!(status["why"], "red: memory DIMM_A1: UE");
     let missing = status["missing"].as_array().expect("a list");
     assert!(missing.iter().any(|source| source["name"] == "tracepoint block_rq_error"), "{missing:?}");
-    assert!(missing.iter().any(|source| source["name"] == "mcelog"), "{missing:?}");
+    // Two readers would take it from each other, and the tracepoint says the same.
+    let mcelog = missing.iter().find(|source| source["name"] == "mcelog").expect("not opened");
+    assert!(mcelog["reason"].as_str().is_some_and(|reason| reason.contains("mce_record")), "{mcelog}");
     assert!(site.stop("-TERM"));
     assert_eq!(read("events/ras/mc_event/enable"), "0");
     // What is missing is said once.
@@ -170,6 +175,48 @@ fn the_cluster_is_told_and_told_again_when_it_has_forgotten() {
     assert!(!site.path("cluster/#health-mce").exists());
     let delays = fs::read_to_string(site.path("delays")).expect("told");
     assert!(delays.lines().all(|delay| delay == "0"), "{delays}");
+}
+
+#[test]
+fn red_is_not_published_by_what_is_not_known_and_stays_when_nobody_watches() {
+    let mut site = with_cluster();
+    // It was published before, and whether beta is red cannot be asked now.
+    fs::create_dir(site.path("cluster")).expect("new");
+    fs::write(site.path("cluster/#health-mce"), "green").expect("writable");
+    fs::write(site.path("deaf"), "").expect("writable");
+    site.start();
+    site.trace().write_all(&edac(1, "DIMM_A1")).expect("somebody reads");
+    wait_for("the trouble", || site.status()["published"]["trouble"].is_string().then_some(()));
+    published(&site, "#health-mce", "green");
+    fs::remove_file(site.path("deaf")).expect("ours");
+    published(&site, "#health-mce", "red");
+    assert!(site.stop("-TERM"));
+    published(&site, "#health-mce", "red");
+    published(&site, "kemari-mce-why", "red: memory DIMM_A1: UE");
+}
+
+#[test]
+fn a_backlog_is_judged_by_when_it_happened() {
+    let mut site = Site::new();
+    site.configure("[cluster]\nenabled = false\n[memory]\ncorrected_red = \"off\"\nstorm_red = \"10 / 5s\"\n");
+    let corrected = mc_event(&format_text("mc_event"), 0, "DIMM_A1", 0);
+    let pages = |step_ns: u64| {
+        (0..15).flat_map(move |number| {
+            let corrected = corrected.clone();
+            page(clock_ns().saturating_sub(number * step_ns), 1, &[corrected])
+        })
+    };
+    site.start();
+    let second = 1_000_000_000;
+    // Fifteen in thirty seconds, read at once.
+    let slow: Vec<u8> =
+        pages.clone()(2 * second).collect::<Vec<u8>>().chunks(PAGE_BYTES).rev().flatten().copied().collect();
+    site.trace().write_all(&slow).expect("somebody reads");
+    wait_for("the records", || (site.status()["records"] == 15).then_some(()));
+    assert_eq!(site.status()["colour"], "yellow");
+    let fast: Vec<u8> = pages(second / 100).collect();
+    site.trace().write_all(&fast).expect("somebody reads");
+    site.becomes("red");
 }
 
 #[test]
@@ -295,12 +342,41 @@ fn the_control_socket_is_for_root_and_for_one_daemon() {
     let mode = fs::metadata(site.path("c.sock")).expect("there").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let second = site.ask(&["run"]);
-    assert!(String::from_utf8_lossy(&second.stderr).contains("another monitor listens"), "{second:?}");
-    let mut stream = std::os::unix::net::UnixStream::connect(site.path("c.sock")).expect("it listens");
+    assert!(String::from_utf8_lossy(&second.stderr).contains("another process listens"), "{second:?}");
+    let connect = || std::os::unix::net::UnixStream::connect(site.path("c.sock")).expect("it listens");
+    // Whoever connects and says nothing keeps nobody out.
+    let idle: Vec<_> = (0..40).map(|_| connect()).collect();
+    assert_eq!(site.status()["colour"], "green");
+    drop(idle);
+    let mut stream = connect();
     stream.write_all(b"{\"request\":\"explode\"}\n").expect("it reads");
     let mut answer = String::new();
     std::io::Read::read_to_string(&mut stream, &mut answer).expect("it answers");
     assert!(answer.contains("not a request"), "{answer}");
+}
+
+#[test]
+fn one_that_is_stuck_is_ended_and_only_then_said_to_be_gone() {
+    let mut site = Site::new();
+    let stop = |site: &Site| site.ask(&["stop", "--limit", "2"]);
+    let absent = stop(&site);
+    assert!(absent.status.success() && absent.stdout.starts_with(b"no monitor"), "{absent:?}");
+    assert_eq!(site.ask(&["status"]).status.code(), Some(3));
+    site.start();
+    site.signal("-STOP");
+    // A mistake made since it was started keeps nobody from it.
+    let good = fs::read_to_string(site.path("m.toml")).expect("readable");
+    fs::write(site.path("m.toml"), format!("{good}[nonsense]\n")).expect("writable");
+    let began = std::time::Instant::now();
+    assert_eq!(site.ask(&["status"]).status.code(), Some(1), "it is there, and does not answer");
+    let stopped = stop(&site);
+    assert!(stopped.status.success() && began.elapsed() < Duration::from_secs(9), "{stopped:?}");
+    assert!(site.has_ended(), "by SIGKILL");
+    fs::write(site.path("m.toml"), good).expect("writable");
+    site.start();
+    let stopped = stop(&site);
+    assert!(stopped.status.success() && site.has_ended(), "{stopped:?}");
+    assert!(!site.path("c.sock").exists(), "in order");
 }
 
 fn monitor(arguments: &[&str]) -> (bool, String) {

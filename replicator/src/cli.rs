@@ -17,7 +17,7 @@ use kemari_core::Generation;
 use crate::authority::{AuthorityError, Handler, Memory};
 use crate::config::Config;
 use crate::link::Key;
-use crate::{bench, check, daemon, demo, logging, metrics};
+use crate::{bench, check, daemon, demo, metrics};
 
 /// Where the guests' configurations are, each as NAME.toml.
 const CONFIGURATIONS: &str = "/etc/kemari";
@@ -213,7 +213,7 @@ fn execute(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run { guest, handler, syslog } => {
             let config = guest.load()?;
-            logging::start(syslog)?;
+            kemari_logging::start("kemari-replicator", syslog)?;
             let handler = handler.and_then(|command| Handler::new(&command, &config.guest.name, &config.node.name));
             Ok(daemon::run(config, handler)?)
         }
@@ -236,7 +236,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Stop(node) => node.order(&Request::Stop),
         Command::Events { node, json } => events(&node, json),
         Command::Metrics(options) => {
-            logging::start(false)?;
+            kemari_logging::start("kemari-replicator", false)?;
             Ok(metrics::run(&options)?)
         }
         Command::Console(guest) => console::attach(&guest.load()?),

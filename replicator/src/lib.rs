@@ -9,5 +9,4 @@ pub mod daemon;
 pub mod demo;
 pub mod evidence;
 pub mod link;
-pub mod logging;
 pub mod metrics;

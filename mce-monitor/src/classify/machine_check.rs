@@ -1,9 +1,11 @@
 //! Machine checks: the first row that matches says the class.
 
+use std::time::Duration;
+
 use super::Host;
 use super::code::Part;
 use crate::fault::{Class, Component, Fault, Finding, Kind, Place, Witness};
-use crate::record::{Heard, MachineCheck, Vendor};
+use crate::record::{Channel, Heard, MachineCheck, Vendor};
 
 /// Bits of MCi_STATUS (asm/mce.h). EN is not among them: it means nothing outside an exception.
 mod bit {
@@ -34,7 +36,7 @@ const HASWELL_ERRATUM: u64 = 0x9000_0040_000f_0005;
 const HASWELL_ERRATUM_MASK: u64 = 0xb000_0000_ffff_ffff;
 
 /// How long after the boot registers are read that have kept what they had before it.
-const LEFTOVER_S: u64 = 120;
+const LEFTOVER: Duration = Duration::from_secs(120);
 
 /// `MCi_STATUS` and what goes with it.
 struct Registers<'a>(&'a MachineCheck);
@@ -139,7 +141,7 @@ pub(super) fn classify(check: &MachineCheck, heard: &Heard, host: &Host) -> Find
         precision,
         address: Some(check.address).filter(|address| registers.has_address() && *address != 0),
         count: registers.count(),
-        leftover: is_leftover(check, host),
+        leftover: is_leftover(check, heard, host),
         witness: Witness { kind, channel: heard.channel },
         detail: match noise {
             Some(why) => format!("cpu {} bank {} status {:016x}: {why}", check.cpu, check.bank, check.status),
@@ -148,9 +150,20 @@ pub(super) fn classify(check: &MachineCheck, heard: &Heard, host: &Host) -> Find
     })
 }
 
-/// Whether the registers were read while the host booted and not in an exception: then they are of the boot before.
-fn is_leftover(check: &MachineCheck, host: &Host) -> bool {
+/// Whether it happened before this boot.
+///
+/// The kernel reads what the registers have kept while it boots, and not in an exception. A tracepoint tells only of what happens
+/// while somebody listens; the log has the time since the boot. `/dev/mcelog` has neither: it begins with what the boot before has
+/// written into the firmware's storage (ERST), exceptions included, and all that it says is the wall clock's time.
+fn is_leftover(check: &MachineCheck, heard: &Heard, host: &Host) -> bool {
     let Some(booted) = host.booted_unix_s else { return false };
     let uncorrected = check.status >> bit::UNCORRECTED & 1 == 1;
-    uncorrected && check.mcg_status & IN_PROGRESS == 0 && check.unix_s != 0 && check.unix_s < booted + LEFTOVER_S
+    let in_exception = check.mcg_status & IN_PROGRESS != 0;
+    uncorrected
+        && match heard.channel {
+            Channel::Log => !in_exception && heard.at.since_boot() < LEFTOVER,
+            Channel::Mcelog if check.unix_s == 0 => false,
+            Channel::Mcelog => check.unix_s < booted || !in_exception && check.unix_s < booted + LEFTOVER.as_secs(),
+            Channel::Trace | Channel::Counter | Channel::Netlink => false,
+        }
 }

@@ -5,17 +5,20 @@ mod machine_check;
 #[cfg(test)]
 mod tests;
 
+use rustix::io::Errno;
+
 use crate::fault::{Class, Component, Fault, Finding, Kind, Place, Precision, Witness};
 use crate::record::{AerError, BlockError, FirmwareError, Heard, MemoryError, MemoryFailure, Record, Severity};
 
 /// A page is 4 KiB on x86.
 pub(crate) const PAGE_SHIFT: u32 = 12;
 
-/// Requests that fail with these have met no broken part: there is no space, the device does not know the command, the path is
-/// reserved (ENOSPC, EOPNOTSUPP, EBADE; block/blk-core.c has the list of what a request may fail with).
-const NO_FAULT: [i32; 3] = [28, 95, 52];
-/// These say that the device is not there (ENODEV, ENXIO).
-const GONE: [i32; 2] = [19, 6];
+/// Requests that fail with these have met a broken part (block/blk-core.c has the list of what a request may fail with).
+const BROKEN: [Errno; 6] = [Errno::IO, Errno::NODATA, Errno::REMOTEIO, Errno::TIMEDOUT, Errno::NOLINK, Errno::ILSEQ];
+/// With these they have not: there is no space, the device does not know the command, the path is reserved.
+const NO_FAULT: [Errno; 3] = [Errno::NOSPC, Errno::OPNOTSUPP, Errno::BADE];
+/// These say that the device is not there.
+const GONE: [Errno; 2] = [Errno::NODEV, Errno::NXIO];
 
 /// What is known about the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -131,18 +134,24 @@ fn aer(about: About<'_>, error: &AerError) -> Finding {
         0 => "PCI Express error".to_owned(),
         status => format!("PCI Express error, status {status:#010x}"),
     };
-    about.fault(class_of(error.severity), Component::Pci, &error.device, detail)
+    let fault = about.plain(class_of(error.severity), Component::Pci, &error.device, detail);
+    Finding::Fault(Fault { count: error.count, ..fault })
 }
 
 fn block(about: About<'_>, error: &BlockError) -> Finding {
     let errno = error.errno;
-    let (class, what) = if GONE.contains(&errno) {
+    let is_of = |list: &[Errno]| list.iter().any(|known| known.raw_os_error() == errno);
+    let (class, what) = if is_of(&GONE) {
         (Class::Fatal, "the device is gone")
-    } else if NO_FAULT.contains(&errno) {
+    } else if is_of(&BROKEN) {
+        (Class::Uncorrected, "a request failed")
+    } else if is_of(&NO_FAULT) {
         (Class::Noise, "no fault of the device")
     } else {
-        (Class::Uncorrected, "a request failed")
+        (Class::Info, "a request failed, and it is not known why")
     };
     let name = std::io::Error::from_raw_os_error(errno);
-    about.fault(class, Component::Block, &error.device, format!("{what}: sector {}: {name}", error.sector))
+    let detail = format!("{what}: sector {}: {name}", error.sector);
+    let fault = about.plain(class, Component::Block, &error.device, detail);
+    Finding::Fault(Fault { count: error.count, ..fault })
 }

@@ -129,23 +129,44 @@ fn the_part_is_named() {
 
 #[test]
 fn what_registers_have_kept_over_a_reset_is_told_from_what_is_new() {
-    let host = Host { booted_unix_s: Some(1_000_000) };
+    const BOOTED: u64 = 1_000_000;
+    let host = Host { booted_unix_s: Some(BOOTED) };
+    let leftover = |channel, since_boot_s, host: &Host, check| {
+        let at = Moment::after_boot(std::time::Duration::from_secs(since_boot_s));
+        match classify(&Heard { at, channel, record: Record::MachineCheck(check) }, host) {
+            Finding::Fault(fault) => fault.leftover,
+            other => panic!("{other:?}"),
+        }
+    };
     let at = |unix_s| MachineCheck { unix_s, ..intel(VAL | UC | PCC) };
-    assert!(of(Record::MachineCheck(at(1_000_003)), &host).leftover);
-    assert!(!of(Record::MachineCheck(at(1_000_500)), &host).leftover);
-    assert!(!of(Record::MachineCheck(MachineCheck { mcg_status: 4, ..at(1_000_003) }), &host).leftover);
-    assert!(!of(Record::MachineCheck(at(1_000_003)), &Host::default()).leftover);
+    let in_exception = |unix_s| MachineCheck { mcg_status: 4, ..at(unix_s) };
+    // All that mcelog knows is the wall clock. What was stored by the boot before was an exception.
+    assert!(leftover(Channel::Mcelog, 500, &host, at(BOOTED + 3)));
+    assert!(!leftover(Channel::Mcelog, 500, &host, at(BOOTED + 500)));
+    assert!(!leftover(Channel::Mcelog, 500, &host, in_exception(BOOTED + 3)));
+    assert!(leftover(Channel::Mcelog, 500, &host, in_exception(BOOTED - 3)));
+    assert!(!leftover(Channel::Mcelog, 500, &Host::default(), at(BOOTED - 3)));
+    // The log has the time since the boot, whatever the wall clock said.
+    assert!(leftover(Channel::Log, 3, &host, at(BOOTED + 5000)));
+    assert!(!leftover(Channel::Log, 500, &host, at(BOOTED - 5000)));
+    assert!(!leftover(Channel::Log, 3, &host, in_exception(BOOTED + 3)));
+    // What a tracepoint tells happens now.
+    assert!(!leftover(Channel::Trace, 3, &host, at(BOOTED - 5000)));
 }
 
 #[test]
 fn errors_of_requests_that_are_no_fault_of_the_device() {
-    let class =
-        |errno| of(Record::Block(BlockError { device: "sda".into(), sector: 1, errno }), &Host::default()).class;
+    let class = |errno| {
+        of(Record::Block(BlockError { device: "sda".into(), sector: 1, errno, count: 1 }), &Host::default()).class
+    };
     for errno in [5, 61, 121, 110, 67, 84] {
         assert_eq!(class(errno), Class::Uncorrected, "{errno}");
     }
     for errno in [28, 95, 52] {
         assert_eq!(class(errno), Class::Noise, "{errno}");
+    }
+    for errno in [12, 16, 4095] {
+        assert_eq!(class(errno), Class::Info, "{errno}");
     }
     assert_eq!(class(19), Class::Fatal);
 }

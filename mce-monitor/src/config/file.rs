@@ -1,5 +1,6 @@
 //! The file as it is written, and the check of every value.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ struct Sources {
     kmsg: PathBuf,
     mcelog: PathBuf,
     netlink: bool,
+    links: Option<PathBuf>,
+    uevents: Option<PathBuf>,
     reconcile: Quiet,
 }
 
@@ -48,6 +51,8 @@ impl Default for Sources {
             kmsg: "/dev/kmsg".into(),
             mcelog: "/dev/mcelog".into(),
             netlink: true,
+            links: None,
+            uevents: None,
             reconcile: Quiet(Duration::from_secs(60)),
         }
     }
@@ -89,12 +94,13 @@ impl Default for Cluster {
 struct Guests {
     configs: PathBuf,
     sockets: Vec<PathBuf>,
+    run: PathBuf,
     pace_ms: u64,
 }
 
 impl Default for Guests {
     fn default() -> Guests {
-        Guests { configs: "/etc/kemari".into(), sockets: Vec::new(), pace_ms: 100 }
+        Guests { configs: "/etc/kemari".into(), sockets: Vec::new(), run: "/run/kemari".into(), pace_ms: 100 }
     }
 }
 
@@ -132,6 +138,7 @@ struct Pci {
 struct Block {
     errors_yellow: Option<Limit>,
     errors_red: Option<Limit>,
+    devices: Option<BTreeSet<String>>,
     quiet: Option<Quiet>,
 }
 
@@ -149,6 +156,22 @@ struct Network {
     timeouts_yellow: Option<Limit>,
     interfaces: Vec<String>,
     quiet: Option<Quiet>,
+}
+
+/// The control socket that `text` names, whatever else it has.
+pub(super) fn control_socket(text: &str) -> Result<PathBuf, toml::de::Error> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Only {
+        daemon: OnlyControl,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct OnlyControl {
+        control: Option<PathBuf>,
+    }
+    let only: Only = toml::from_str(text)?;
+    Ok(only.daemon.control.unwrap_or_else(|| Daemon::default().control))
 }
 
 /// Collects what is wrong, so that all of it is said at once.
@@ -173,11 +196,12 @@ impl File {
     pub(super) fn checked(self) -> Result<Config, Vec<Problem>> {
         let mut checker = Checker::default();
         let thresholds = self.thresholds();
+        let daemon = daemon(&mut checker, self.daemon);
         let config = Config {
             sources: sources(&mut checker, self.sources),
-            daemon: daemon(&mut checker, self.daemon),
             cluster: cluster(&mut checker, self.cluster),
-            guests: guests(&mut checker, self.guests),
+            guests: guests(&mut checker, self.guests, &daemon),
+            daemon,
             thresholds,
         };
         if checker.problems.is_empty() { Ok(config) } else { Err(checker.problems) }
@@ -189,6 +213,7 @@ impl File {
         let mut thresholds = Thresholds {
             pci_of_guests: pci.used_by_guests.clone(),
             interfaces: network.interfaces.clone(),
+            disks: block.devices.clone(),
             memory: Limits {
                 quiet: memory.quiet.unwrap_or(default(Component::Memory).quiet),
                 ..default(Component::Memory)
@@ -222,16 +247,19 @@ impl File {
 }
 
 fn sources(checker: &mut Checker, sources: Sources) -> SourcesConfig {
-    let Sources { tracefs, instance, sysfs, kmsg, mcelog, netlink, reconcile } = sources;
+    let Sources { tracefs, instance, sysfs, kmsg, mcelog, netlink, links, uevents, reconcile } = sources;
     for (key, path) in
         [("sources.tracefs", &tracefs), ("sources.sysfs", &sysfs), ("sources.kmsg", &kmsg), ("sources.mcelog", &mcelog)]
     {
         checker.absolute(key, path);
     }
+    for (key, path) in [("sources.links", &links), ("sources.uevents", &uevents)] {
+        path.iter().for_each(|path| checker.absolute(key, path));
+    }
     let good =
         !instance.is_empty() && instance.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
     checker.require(good, "sources.instance", &instance, "not a name; letters, digits, '-' and '_'");
-    SourcesConfig { tracefs, instance, sysfs, kmsg, mcelog, netlink, reconcile: reconcile.0 }
+    SourcesConfig { tracefs, instance, sysfs, kmsg, mcelog, netlink, links, uevents, reconcile: reconcile.0 }
 }
 
 fn daemon(checker: &mut Checker, daemon: Daemon) -> DaemonConfig {
@@ -260,14 +288,15 @@ fn cluster(checker: &mut Checker, cluster: Cluster) -> ClusterConfig {
     ClusterConfig { enabled: cluster.enabled, node }
 }
 
-fn guests(checker: &mut Checker, guests: Guests) -> GuestsConfig {
-    let Guests { configs, sockets, pace_ms } = guests;
+fn guests(checker: &mut Checker, guests: Guests, daemon: &DaemonConfig) -> GuestsConfig {
+    let Guests { configs, sockets, run, pace_ms } = guests;
     checker.absolute("guests.configs", &configs);
+    checker.absolute("guests.run", &run);
     for socket in &sockets {
         checker.absolute("guests.sockets", socket);
     }
     checker.require((1..=60_000).contains(&pace_ms), "guests.pace_ms", pace_ms, "out of range; 1 to 60000 ms");
-    GuestsConfig { configs, sockets, pace: Duration::from_millis(pace_ms) }
+    GuestsConfig { configs, sockets, run, own: daemon.control.clone(), pace: Duration::from_millis(pace_ms) }
 }
 
 /// This host's name, up to the first dot, as Pacemaker names its nodes by default.

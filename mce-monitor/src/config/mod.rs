@@ -48,6 +48,10 @@ pub struct SourcesConfig {
     pub mcelog: PathBuf,
     /// Whether to listen to the kernel's messages about links and devices.
     pub netlink: bool,
+    /// A datagram socket to listen at in place of rtnetlink.
+    pub links: Option<PathBuf>,
+    /// The same in place of the kernel's uevents.
+    pub uevents: Option<PathBuf>,
     /// How often sysfs is looked at.
     pub reconcile: Duration,
 }
@@ -79,6 +83,10 @@ pub struct GuestsConfig {
     pub configs: PathBuf,
     /// Control sockets of others.
     pub sockets: Vec<PathBuf>,
+    /// The directory in which every socket, whose name ends in `.sock`, is a guest's.
+    pub run: PathBuf,
+    /// But for this daemon's own.
+    pub own: PathBuf,
     /// Longest epoch of a guest on a host that is not green.
     pub pace: Duration,
 }
@@ -155,6 +163,24 @@ impl Config {
             None if default.exists() => Config::load(default),
             None => Config::parse("", default),
         }
+    }
+
+    /// The control socket that a configuration names, and nothing else of it: whoever asks a running daemon must not be kept from
+    /// it by a mistake that was made since. Without `path` as in [`find`](Config::find).
+    ///
+    /// # Errors
+    /// It cannot be read, or is no TOML.
+    pub fn control_socket(path: Option<&Path>) -> Result<PathBuf, ConfigError> {
+        let default = Path::new(DEFAULT_PATH);
+        let text = match path {
+            None if !default.exists() => String::new(),
+            _ => {
+                let path = path.unwrap_or(default);
+                fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?
+            }
+        };
+        file::control_socket(&text)
+            .map_err(|source| ConfigError::Parse { path: path.unwrap_or(default).to_owned(), source: Box::new(source) })
     }
 
     /// The same for text that came from `path`.

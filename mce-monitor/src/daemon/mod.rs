@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::control::Published;
 use crate::health::{Colour, Stored};
 use crate::sinks::{Guests, Keeper, Mailbox, News, Publisher};
-use crate::sources;
+use crate::sources::{self, LogRead};
 
 const SIGNALS: Token = Token(0);
 const SERVER: Token = Token(1);
@@ -104,9 +104,10 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
 
     let keeper = Keeper::new(&config.daemon.state);
     let stored = keeper.load();
-    let after =
-        stored.as_ref().filter(|stored| stored.boot_id == clock::boot_id()).and_then(|stored| stored.log_sequence);
-    let mut found = sources::open(&config.sources, after);
+    let read = stored.as_ref().filter(|stored| stored.boot_id == clock::boot_id());
+    let read =
+        read.map_or_else(LogRead::default, |stored| LogRead { after: stored.log_sequence, since: Some(stored.saved) });
+    let mut found = sources::open(&config.sources, &read);
     for (index, watched) in found.watched.iter_mut().enumerate() {
         if let Err(error) = watched.source.register(poll.registry(), Token(SOURCES + index)) {
             watched.trouble = Some(error.to_string());

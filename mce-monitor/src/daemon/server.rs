@@ -1,16 +1,12 @@
 //! The control socket, for root only: a line in, a line out, and the connection ends.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, Permissions};
+use std::fs;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
-use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::control::{Reply, Request};
 
@@ -38,7 +34,7 @@ struct Connection {
 impl Server {
     /// Listens at `path`, mode 0600; a socket that a dead process left there is replaced.
     pub(super) fn bind(path: &Path, registry: Registry, token: Token, connections: usize) -> io::Result<Server> {
-        let mut listener = listen(path)?;
+        let mut listener = UnixListener::from_std(kemari_control::listen(path)?);
         registry.register(&mut listener, token, Interest::READABLE)?;
         Ok(Server { listener, path: path.to_owned(), registry, connections: BTreeMap::new(), next: connections })
     }
@@ -51,8 +47,9 @@ impl Server {
                 Err(error) => return log::warn!("control socket: {error}"),
             };
             if self.connections.len() >= CONNECTIONS {
-                log::warn!("control socket: {CONNECTIONS} connections are open; another one is refused");
-                continue;
+                // The oldest had the most time to say something.
+                self.connections.pop_first();
+                log::warn!("control socket: {CONNECTIONS} connections are open; the oldest is closed");
             }
             let token = Token(self.next);
             match self.registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE) {
@@ -135,26 +132,4 @@ impl Connection {
         }
         Ok(true)
     }
-}
-
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
-    }
-    if fs::symlink_metadata(path).is_ok() {
-        match StdUnixStream::connect(path) {
-            Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another monitor listens at this path")),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
-            Err(error) => return Err(error),
-        }
-    }
-    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
-    // The mode a unix socket gets at bind is that of its file descriptor (unix_bind in net/unix/af_unix.c), so that there is
-    // no moment at which others may connect.
-    let file = File::from(OwnedFd::from(socket));
-    file.set_permissions(Permissions::from_mode(0o600))?;
-    let socket = Socket::from(OwnedFd::from(file));
-    socket.bind(&SockAddr::unix(path)?)?;
-    socket.listen(16)?;
-    Ok(UnixListener::from_std(OwnedFd::from(socket).into()))
 }

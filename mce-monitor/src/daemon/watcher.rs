@@ -1,6 +1,7 @@
 //! What the event loop does: reads what is ready, judges it, and hands on what has changed.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use crate::fault::{Class, Fault, Finding};
 use crate::health::{Health, Stored, Verdict};
 use crate::moment::Moment;
 use crate::record::Heard;
-use crate::sinks::News;
-use crate::sources::{Counters, Found, Names, Turn};
+use crate::sinks::{Guests, News};
+use crate::sources::{Counters, Found, Names, Turn, disks_of};
 
 /// How long the lines of one error may take to come.
 const LINES: Duration = Duration::from_millis(200);
@@ -30,6 +31,9 @@ pub(super) struct Watcher {
     boot_id: String,
     found: Found,
     names: Names,
+    sysfs: PathBuf,
+    /// Whose disks are needed; none if those that are were named.
+    guests: Option<Guests>,
     counters: Counters,
     reconcile: Duration,
     reconciled: Moment,
@@ -64,6 +68,8 @@ impl Watcher {
             host: Host { booted_unix_s },
             boot_id,
             names: Names::new(&config.sources.sysfs),
+            sysfs: config.sources.sysfs.clone(),
+            guests: config.thresholds.disks.is_none().then(|| Guests::new(&config.guests)),
             counters: Counters::new(&config.sources.sysfs, &found.events, now),
             unread: (0..found.watched.len()).collect(),
             found,
@@ -88,6 +94,7 @@ impl Watcher {
         for (name, reason) in &self.found.missing {
             log::info!("{name} is missing: {reason}");
         }
+        self.find_disks();
         self.turn();
         self.hand_on(clock::now());
     }
@@ -130,7 +137,7 @@ impl Watcher {
         }
         if now.since(self.reconciled) >= self.reconcile {
             self.reconciled = now;
-            self.heard.extend(self.counters.reconcile(now));
+            self.look_around(now);
         }
         self.judge();
         self.health.tick(now);
@@ -138,6 +145,22 @@ impl Watcher {
             self.change(now);
         } else if self.dirty && now.since(self.detailed) >= DETAILS {
             self.hand_on(now);
+        }
+    }
+
+    /// What is not told is looked at now and then: counters, which disks are needed, and sources that had nothing to be read.
+    fn look_around(&mut self, now: Moment) {
+        self.heard.extend(self.counters.reconcile(now));
+        self.find_disks();
+        self.unread.extend(0..self.found.watched.len());
+    }
+
+    /// Finds the disks that are needed, unless somebody has named them.
+    fn find_disks(&mut self) {
+        if let Some(guests) = &self.guests {
+            let mut paths = guests.disks();
+            paths.push("/".into());
+            self.health.need_disks(disks_of(&self.sysfs, &paths));
         }
     }
 

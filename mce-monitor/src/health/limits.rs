@@ -1,5 +1,6 @@
 //! How much of what is too much: the thresholds, with defaults.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -68,6 +69,8 @@ pub struct Limits {
     pub quiet: Quiet,
     /// Whether red, too, goes by itself.
     pub red_passes: bool,
+    /// Whether one severe fault is red, rather than yellow.
+    pub severe_is_red: bool,
 }
 
 /// How much a fault weighs.
@@ -79,7 +82,7 @@ pub enum Weight {
     Corrected,
     /// Counted by the rules for uncorrected faults.
     Uncorrected,
-    /// Red at once.
+    /// Red at once, on a part that may be.
     Severe,
 }
 
@@ -97,6 +100,7 @@ impl Limits {
             uncorrected_red: Limit::OFF,
             quiet: Quiet(Duration::from_secs(DAY)),
             red_passes: false,
+            severe_is_red: true,
         };
         match component {
             Component::Memory => Limits {
@@ -153,6 +157,8 @@ pub struct Thresholds {
     pub pci_of_guests: Vec<String>,
     /// Disks.
     pub block: Limits,
+    /// Disks that may make the host red: those that it or its guests cannot do without. None: every one.
+    pub disks: Option<BTreeSet<String>>,
     /// Cooling.
     pub thermal: Limits,
     /// Network cards.
@@ -169,6 +175,7 @@ impl Default for Thresholds {
             pci: Limits::of(Component::Pci),
             pci_of_guests: Vec::new(),
             block: Limits::of(Component::Block),
+            disks: None,
             thermal: Limits::of(Component::Thermal),
             network: Limits::of(Component::Network),
             interfaces: Vec::new(),
@@ -184,9 +191,23 @@ impl Thresholds {
             Component::Processor => self.processor,
             Component::Pci if self.pci_of_guests.contains(&place.name) => self.pci,
             Component::Pci => Limits { uncorrected_red: Limit::OFF, ..self.pci },
-            Component::Block => self.block,
+            Component::Block if self.is_needed(&place.name) => self.block,
+            Component::Block => Limits { uncorrected_red: Limit::OFF, severe_is_red: false, ..self.block },
             Component::Thermal => self.thermal,
             Component::Network => self.network,
         }
+    }
+
+    /// Whether a disk is one that may make the host red. A controller is known by its disks: `nvme0` by `nvme0n1`, `ata3.00` by
+    /// `ata3`.
+    fn is_needed(&self, name: &str) -> bool {
+        let Some(disks) = &self.disks else { return true };
+        let is_controller_of = |disk: &String| {
+            disk.strip_prefix(name)
+                .and_then(|rest| rest.strip_prefix('n'))
+                .is_some_and(|rest| rest.parse::<u32>().is_ok())
+        };
+        let port = name.split('.').next().unwrap_or(name);
+        disks.contains(name) || disks.contains(port) || disks.iter().any(is_controller_of)
     }
 }

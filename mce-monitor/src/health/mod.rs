@@ -10,7 +10,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -144,7 +144,10 @@ impl Health {
             if fault.class == crate::fault::Class::Noise {
                 self.last_noise = Some(fault.at);
             }
-            self.last = Some(fault);
+            // What operators read is worth being read.
+            if fault.class != crate::fault::Class::Noise {
+                self.last = Some(fault);
+            }
             return;
         }
         let Judgement { fresh, moved } = self.judge.judge(&fault);
@@ -221,6 +224,11 @@ impl Health {
             }
             None => overflow(place.component),
         }
+    }
+
+    /// From here on these disks may make the host red, and no others.
+    pub fn need_disks(&mut self, disks: BTreeSet<String>) {
+        self.thresholds.disks = Some(disks);
     }
 
     /// Time has passed.

@@ -12,7 +12,7 @@ use crate::moment::Moment;
 
 /// Pages that are remembered of a part; more tell nothing new.
 const PAGES: usize = 64;
-/// Uncorrected faults after which red stays red over a reboot.
+/// Times that it turned red for an uncorrected fault, after which red stays red over a reboot.
 const CONVICTIONS: u32 = 2;
 /// Throttling of which no end is told is taken to have ended after this; the kernel tells again what goes on.
 const THROTTLE_LIMIT: Duration = Duration::from_secs(600);
@@ -26,11 +26,18 @@ pub(super) struct Part {
     /// Faults counted, of any class.
     pub(super) faults: u64,
     pub(super) last: Moment,
-    /// When it last had too much.
+    /// When it last had too much; single faults that are too few for a rule do not keep it yellow.
     pub(super) tripped: Moment,
-    /// Whether what made it red was not corrected.
+    /// Whether what made it what it is was not corrected.
     by_uncorrected: bool,
+    /// Whether corrected errors alone would have made it red.
+    #[serde(default)]
+    red_by_corrected: bool,
+    /// How often it has turned red for what was not corrected.
     convictions: u32,
+    /// Whether what the boot before has left is known already.
+    #[serde(default)]
+    leftover_known: bool,
     buckets: Buckets,
     pages: Vec<(u64, Moment)>,
     #[serde(default)]
@@ -88,7 +95,7 @@ impl Part {
                 }
             }
             Weight::Uncorrected => self.uncorrected(limits, pour),
-            Weight::Severe => self.severe(pour),
+            Weight::Severe => self.severe(limits, pour),
         }
     }
 
@@ -137,20 +144,25 @@ impl Part {
             self.raise(now, Colour::Yellow, format!("{class}: {rule}"), true);
         }
         if let Some(rule) = over(&mut self.buckets.uncorrected_red, limits.uncorrected_red, now, count as f64) {
-            self.convictions += 1;
-            self.raise(now, Colour::Red, format!("{class}: {rule}"), true);
+            self.convict(now, format!("{class}: {rule}"));
         }
     }
 
     /// Red at once, unless it is what the boot before has left: that is yellow the first time, or a host that was fenced for
-    /// it would be left by its guests again and again.
-    fn severe(&mut self, pour: &Pour) {
-        self.convictions = self.convictions.saturating_add(1);
-        if pour.leftover && self.convictions < CONVICTIONS {
-            self.raise(pour.now, Colour::Yellow, format!("{} before this boot", pour.class), true);
-        } else {
-            self.raise(pour.now, Colour::Red, pour.class.to_string(), true);
+    /// it would be left by its guests again and again. All records of one boot before count as one.
+    fn severe(&mut self, limits: &Limits, pour: &Pour) {
+        let Pour { now, class, .. } = *pour;
+        if !limits.severe_is_red {
+            return self.raise(now, Colour::Yellow, class.to_string(), true);
         }
+        if !pour.leftover {
+            return self.convict(now, class.to_string());
+        }
+        if !std::mem::replace(&mut self.leftover_known, true) {
+            self.convictions = self.convictions.saturating_add(1);
+        }
+        let colour = if self.convictions < CONVICTIONS { Colour::Yellow } else { Colour::Red };
+        self.raise(now, colour, format!("{class} before this boot"), true);
     }
 
     /// Counts faults out again that belong to another part. Returns whether nothing is left.
@@ -190,8 +202,17 @@ impl Part {
         self.down = !up;
     }
 
+    /// Red for what was not corrected. More of it while it is red for that tells nothing new.
+    fn convict(&mut self, now: Moment, why: String) {
+        if self.colour < Colour::Red || !self.by_uncorrected {
+            self.convictions = self.convictions.saturating_add(1);
+        }
+        self.raise(now, Colour::Red, why, true);
+    }
+
     fn raise(&mut self, now: Moment, colour: Colour, why: String, uncorrected: bool) {
         self.tripped = self.tripped.max(now);
+        self.red_by_corrected |= colour == Colour::Red && !uncorrected;
         if colour > self.colour || colour == self.colour && uncorrected && !self.by_uncorrected {
             self.colour = colour;
             self.why = why;
@@ -209,7 +230,7 @@ impl Part {
         if passes && self.throttling.is_none() && now.since(self.tripped) >= limits.quiet.0 {
             self.colour = Colour::Green;
             self.why.clear();
-            self.by_uncorrected = false;
+            (self.by_uncorrected, self.red_by_corrected) = (false, false);
         }
         self.colour != before
     }
@@ -243,7 +264,9 @@ impl Part {
         self.pages.retain(|(_, at)| saved.since(*at) + away <= window);
         self.pages.iter_mut().for_each(|(_, at)| *at = now);
         (self.last, self.tripped, self.throttling, self.down) = (now, now, None, false);
-        if self.colour == Colour::Red && self.by_uncorrected && self.convictions < CONVICTIONS {
+        // What made it red may be in the registers still.
+        self.leftover_known = self.colour == Colour::Red && self.by_uncorrected;
+        if self.leftover_known && !self.red_by_corrected && self.convictions < CONVICTIONS {
             self.colour = Colour::Yellow;
             self.why = format!("{} before the reboot", self.why);
         }

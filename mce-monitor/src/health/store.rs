@@ -23,7 +23,8 @@ pub struct Stored {
     version: u32,
     /// Of the boot on whose clock the times are.
     pub boot_id: String,
-    saved: Moment,
+    /// When, on that clock.
+    pub saved: Moment,
     saved_unix_s: u64,
     parts: Vec<(Place, Part)>,
     /// The record of the kernel's log that was read last.

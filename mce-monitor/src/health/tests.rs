@@ -243,10 +243,73 @@ fn what_the_boot_before_has_left_is_yellow_once() {
     let leftover = |seconds| {
         Finding::Fault(Fault { leftover: true, ..fault(seconds, Class::Fatal, Component::Processor, "cpu0") })
     };
-    health.take(leftover(10));
+    // One crash may leave several records.
+    (10..14).for_each(|seconds| health.take(leftover(seconds)));
     assert_eq!(health.verdict().colour, Colour::Yellow);
-    health.take(leftover(100));
+    // A second crash.
+    let mut next = over_a_restart(&health, "two", (5001, 100_000), (30, 100_300));
+    assert_eq!(next.verdict().colour, Colour::Yellow);
+    next.take(leftover(31));
+    assert_eq!(next.verdict().colour, Colour::Red);
+}
+
+#[test]
+fn what_made_it_red_and_is_left_over_is_no_second_one() {
+    let mut health = health();
+    health.take(Finding::Fault(fault(5000, Class::Fatal, Component::Processor, "cpu0")));
+    let mut next = over_a_restart(&health, "two", (5001, 100_000), (30, 100_300));
+    next.take(Finding::Fault(Fault { leftover: true, ..fault(31, Class::Fatal, Component::Processor, "cpu0") }));
+    assert_eq!(next.verdict().colour, Colour::Yellow);
+}
+
+#[test]
+fn many_errors_of_one_failure_count_once() {
+    let mut health = health();
+    (0..50).for_each(|number| health.take(dimm(5000 + number * 10, Class::Srar)));
+    let next = over_a_restart(&health, "two", (5600, 100_000), (30, 100_300));
+    assert_eq!(next.verdict().colour, Colour::Yellow);
+}
+
+#[test]
+fn red_for_corrected_errors_stays_though_an_uncorrected_one_comes_on_top() {
+    let mut health = health();
+    (0..200).for_each(|number| health.take(dimm(number, Class::Corrected)));
     assert_eq!(health.verdict().colour, Colour::Red);
+    health.take(dimm(300, Class::Srar));
+    let next = over_a_restart(&health, "two", (301, 100_000), (30, 100_300));
+    assert_eq!(next.verdict().colour, Colour::Red);
+    // The same the other way round.
+    let mut health = self::health();
+    health.take(dimm(0, Class::Srar));
+    (0..200).for_each(|number| health.take(dimm(10 + number, Class::Corrected)));
+    let next = over_a_restart(&health, "two", (301, 100_000), (30, 100_300));
+    assert_eq!(next.verdict().colour, Colour::Red);
+}
+
+#[test]
+fn only_disks_that_are_needed_move_anything() {
+    let disks = ["sda", "nvme0n1", "ata3"].map(str::to_owned);
+    let mut health = Health::new(Thresholds { disks: Some(disks.into()), ..Thresholds::default() }, 16);
+    for name in ["sdb", "nvme1", "nvme", "ata4.00"] {
+        health.take(Finding::Fault(fault(0, Class::Fatal, Component::Block, name)));
+        (0..20).for_each(|number| {
+            health.take(Finding::Fault(fault(number, Class::Uncorrected, Component::Block, name)));
+        });
+        assert_eq!(health.verdict().colour, Colour::Yellow, "{name}");
+    }
+    for name in ["sda", "nvme0", "nvme0n1", "ata3.00"] {
+        let mut health = health.clone();
+        health.take(Finding::Fault(fault(30, Class::Fatal, Component::Block, name)));
+        assert_eq!(health.verdict().colour, Colour::Red, "{name}");
+    }
+}
+
+#[test]
+fn noise_does_not_hide_what_was_told_last() {
+    let mut health = health();
+    health.take(dimm(0, Class::Corrected));
+    health.take(Finding::Fault(fault(1, Class::Noise, Component::Processor, "cpu0")));
+    assert_eq!(health.last().map(|fault| fault.class), Some(Class::Corrected));
 }
 
 #[test]

@@ -74,9 +74,12 @@ fn terse(text: &str) -> Option<MachineCheck> {
 /// A line that says more about `check`. Returns whether it does.
 pub(super) fn continues_check(check: &mut MachineCheck, text: &str) -> bool {
     let words = Words(text);
-    let takes =
-        ["TSC ", "ADDR ", "MISC ", "SYND ", "IPID", "RIP", "PROCESSOR ", "Error Addr"].map(|key| words.after(key));
-    if takes.iter().all(Option::is_none) {
+    // Somewhere else in a line these may be parts of words: `TRIP`.
+    let said = text.strip_prefix("mce: ").unwrap_or(text);
+    let said = said.strip_prefix("EDAC ").and_then(|said| said.split_once(": ")).map_or(said, |(_, said)| said);
+    let said = said.strip_prefix("[Hardware Error]: ").unwrap_or(said);
+    let begins = ["TSC ", "ADDR ", "MISC ", "SYND ", "IPID", "RIP", "PROCESSOR ", "Error Addr"];
+    if !begins.iter().any(|key| said.starts_with(key)) {
         return false;
     }
     let set = |value: &mut u64, key: &str| *value = words.hex(key).unwrap_or(*value);

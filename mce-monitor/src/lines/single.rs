@@ -1,25 +1,25 @@
 //! What one line says by itself.
 
+use rustix::io::Errno;
+
 use super::words::{Words, hex};
 use crate::record::{AerError, BlockError, DeviceGone, MemoryError, MemoryFailure, Record, Severity, Throttle};
 
 /// What blk_errors[] in block/blk-core.c calls the errors that a request may fail with, and their numbers.
-const BLOCK_ERRORS: [(&str, i32); 12] = [
-    ("operation not supported error", 95),
-    ("timeout error", 110),
-    ("critical space allocation error", 28),
-    ("recoverable transport error", 67),
-    ("critical target error", 121),
-    ("reservation conflict error", 52),
-    ("critical nexus error", 52),
-    ("critical medium error", 61),
-    ("protection error", 84),
-    ("device offline error", 19),
-    ("device resource error", 28),
-    ("I/O error", 5),
+const BLOCK_ERRORS: [(&str, Errno); 12] = [
+    ("operation not supported error", Errno::OPNOTSUPP),
+    ("timeout error", Errno::TIMEDOUT),
+    ("critical space allocation error", Errno::NOSPC),
+    ("recoverable transport error", Errno::NOLINK),
+    ("critical target error", Errno::REMOTEIO),
+    ("reservation conflict error", Errno::BADE),
+    ("critical nexus error", Errno::BADE),
+    ("critical medium error", Errno::NODATA),
+    ("protection error", Errno::ILSEQ),
+    ("device offline error", Errno::NODEV),
+    ("device resource error", Errno::NOSPC),
+    ("I/O error", Errno::IO),
 ];
-const ETIMEDOUT: i32 = 110;
-const ENODATA: i32 = 61;
 
 /// Reads a line; none if it says nothing of hardware, or only together with others.
 pub(super) fn record(text: &str) -> Option<Record> {
@@ -85,7 +85,7 @@ fn aer(text: &str) -> Option<AerError> {
         fatal if fatal.contains("(Fatal)") => Severity::Fatal,
         _ => Severity::Uncorrected,
     };
-    Some(AerError { device: device.rsplit(' ').next()?.to_owned(), severity, status: 0 })
+    Some(AerError { device: device.rsplit(' ').next()?.to_owned(), severity, status: 0, count: 1 })
 }
 
 /// `mce: CPU2: Core temperature is above threshold, cpu clock is throttled (total events = 2675)`.
@@ -115,7 +115,12 @@ fn failed_request(text: &str) -> Option<BlockError> {
     let what = what.strip_prefix("blk_update_request: ").unwrap_or(what);
     let (_, errno) = BLOCK_ERRORS.iter().find(|(name, _)| *name == what)?;
     let device = rest.split(',').next()?.to_owned();
-    Some(BlockError { device, sector: Words(rest).decimal("sector ").unwrap_or(0), errno: *errno })
+    Some(BlockError {
+        device,
+        sector: Words(rest).decimal("sector ").unwrap_or(0),
+        errno: errno.raw_os_error(),
+        count: 1,
+    })
 }
 
 fn nvme(text: &str) -> Option<Record> {
@@ -129,14 +134,19 @@ fn nvme(text: &str) -> Option<Record> {
     }
     let timeout = what.starts_with("I/O ") && what.contains(" timeout, ");
     let down = what.starts_with("controller is down");
-    (timeout || down).then_some(Record::Block(BlockError { device, sector: 0, errno: ETIMEDOUT }))
+    (timeout || down).then_some(Record::Block(BlockError {
+        device,
+        sector: 0,
+        errno: Errno::TIMEDOUT.raw_os_error(),
+        count: 1,
+    }))
 }
 
 /// `ata3.00: error: { UNC }`: the medium cannot be read.
 fn ata(text: &str) -> Option<BlockError> {
     let (device, rest) = text.strip_prefix("ata")?.split_once(": error: {")?;
     let bad = rest.split_whitespace().any(|word| ["UNC", "IDNF", "AMNF"].contains(&word));
-    bad.then(|| BlockError { device: format!("ata{device}"), sector: 0, errno: ENODATA })
+    bad.then(|| BlockError { device: format!("ata{device}"), sector: 0, errno: Errno::NODATA.raw_os_error(), count: 1 })
 }
 
 fn network(text: &str) -> Option<Record> {

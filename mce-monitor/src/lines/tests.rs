@@ -18,6 +18,15 @@ fn checks(lines: &[&str]) -> Vec<MachineCheck> {
 }
 
 #[test]
+fn a_line_of_something_else_does_not_go_on_with_a_machine_check() {
+    let found = records(&[
+        "mce: [Hardware Error]: CPU 0: Machine Check: 0 Bank 4: 9c00000000000135",
+        "EDAC MC0: 1 UE TRIP on ADDR 5 (csrow:0 page:0x1)",
+    ]);
+    assert!(matches!(found[..], [Record::MachineCheck(_), Record::Memory(_)]), "{found:?}");
+}
+
+#[test]
 fn stamps_of_every_form() {
     let cases = [
         ("6,1042,5781651,-;text", Some(5781), "text"),

@@ -10,6 +10,9 @@ pub(super) const HEALTH: &str = "#health-mce";
 const MEMBERS: &str = "crm_mon";
 const ATTRIBUTES: &str = "attrd_updater";
 
+/// The exit status for what does not exist (`CRM_EX_NOSUCH` in crm/common/results.h).
+const NO_SUCH: i32 = 105;
+
 /// What the cluster knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct View {
@@ -22,10 +25,10 @@ impl View {
     /// Asks the cluster.
     pub(super) fn read(node: &str) -> Result<View, CommandError> {
         let members = answer_of(MEMBERS, &["--one-shot", "--output-as=xml", "--include=none,nodes"])?;
-        // Before anybody has published it, this fails: nobody ever heard of the attribute.
+        // Before anybody has published it nobody ever heard of the attribute. Any other failure must not read as "nobody is red".
         let values = match answer_of(ATTRIBUTES, &["--query", "--all", "--name", HEALTH, "--output-as=xml"]) {
             Ok(values) => values,
-            Err(CommandError::Failed { .. }) => "<none/>".to_owned(),
+            Err(CommandError::Failed { code: NO_SUCH, .. }) => "<none/>".to_owned(),
             Err(error) => return Err(error),
         };
         View::parse(node, &members, &values)

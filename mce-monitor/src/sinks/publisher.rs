@@ -19,8 +19,9 @@ use crate::moment::Moment;
 
 /// Between two looks at the cluster.
 const CALM: Duration = Duration::from_secs(10);
-/// The same while this host is red, or would be.
+/// The same while guests are to leave this host: while red is held back, and for a while after it was told.
 const ALERT: Duration = Duration::from_secs(1);
+const ALERT_FOR: Duration = Duration::from_secs(60);
 
 /// What operators read in `crm_mon -A`.
 const WHY: &str = "kemari-mce-why";
@@ -44,6 +45,8 @@ pub(crate) struct Publisher {
     looked_at: Option<Instant>,
     told: BTreeMap<&'static str, String>,
     details_at: Option<Instant>,
+    /// When it was decided to tell another colour.
+    turned_at: Option<Instant>,
     decision: Decision,
     shared: Arc<Mutex<Published>>,
 }
@@ -59,12 +62,14 @@ impl Publisher {
             looked_at: None,
             told: BTreeMap::new(),
             details_at: None,
+            turned_at: None,
             decision: Decision::default(),
             shared,
         }
     }
 
-    /// Tells until no more news come, and then takes back what was told: nobody watches this host any more.
+    /// Tells until no more news come, and then takes back what was told: nobody watches this host any more. Red stays: a host does
+    /// not get well because nobody watches it.
     pub(crate) fn serve(mut self, mailbox: &Arc<Mailbox<News>>, now: impl Fn() -> Moment) {
         // Before the first news nothing is known: the host may have been red before a restart.
         let mut patience = Duration::MAX;
@@ -87,7 +92,8 @@ impl Publisher {
 
     /// How long the cluster need not be looked at.
     fn patience(&self) -> Duration {
-        let alert = self.news.verdict.colour == Colour::Red;
+        let recently = self.turned_at.is_some_and(|at| at.elapsed() < ALERT_FOR);
+        let alert = self.decision.held_back.is_some() || self.decision.colour == Colour::Red && recently;
         let interval = if alert { ALERT } else { CALM };
         self.looked_at.map_or(Duration::ZERO, |at| interval.saturating_sub(at.elapsed()))
     }
@@ -95,6 +101,9 @@ impl Publisher {
     fn tell(&mut self, now: Moment) -> Result<(), CommandError> {
         let before = self.decision.colour;
         self.decide(now)?;
+        if before != self.decision.colour {
+            self.turned_at = Some(Instant::now());
+        }
         if !self.config.enabled {
             return Ok(());
         }
@@ -184,6 +193,10 @@ impl Publisher {
     }
 
     fn take_back(self) {
+        if self.told.get(HEALTH).is_some_and(|colour| colour == Colour::Red.word()) {
+            log::warn!("this host is left red; `attrd_updater --name {HEALTH} --delete` takes it back");
+            return;
+        }
         for (name, value) in &self.told {
             if !value.is_empty()
                 && let Err(error) = publish(&self.config.node, name, "")

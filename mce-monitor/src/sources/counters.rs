@@ -10,8 +10,6 @@ use std::path::{Path, PathBuf};
 use crate::moment::Moment;
 use crate::record::{AerError, BlockError, Channel, Heard, MemoryError, Record, Severity};
 
-const EIO: i32 = 5;
-
 /// Which counter.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
@@ -168,8 +166,12 @@ fn record_of(key: &Key, count: u64) -> Option<Record> {
                 _ => Severity::Uncorrected,
             },
             status: 0,
+            count,
         }),
-        Key::Block { device } => Record::Block(BlockError { device: device.clone(), sector: 0, errno: EIO }),
+        Key::Block { device } => {
+            let errno = rustix::io::Errno::IO.raw_os_error();
+            Record::Block(BlockError { device: device.clone(), sector: 0, errno, count })
+        }
     })
 }
 

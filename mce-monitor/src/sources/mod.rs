@@ -1,6 +1,7 @@
 //! Where records come from. Each source is read when it is ready; what is missing on this host is said once, and shown.
 
 mod counters;
+mod disks;
 mod kmsg;
 mod mcelog;
 mod names;
@@ -18,6 +19,7 @@ use crate::moment::Moment;
 use crate::record::{Channel, Heard, Record};
 
 pub(crate) use counters::Counters;
+pub(crate) use disks::disks_of;
 pub(crate) use names::Names;
 
 /// Something that tells of hardware errors.
@@ -82,15 +84,29 @@ impl Found {
     }
 }
 
-/// Opens every source. `after` is the record of the kernel's log that was read last, on this boot.
-pub(crate) fn open(config: &SourcesConfig, after: Option<u64>) -> Found {
+/// What of the kernel's log was read by the daemon before this one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LogRead {
+    /// The number of the last record, on this boot.
+    pub(crate) after: Option<u64>,
+    /// Without a number: what was said before was heard on other ways, or never will be.
+    pub(crate) since: Option<Moment>,
+}
+
+/// Opens every source.
+pub(crate) fn open(config: &SourcesConfig, read: &LogRead) -> Found {
     let mut found = Found::default();
     tracefs::open(config, &mut found);
-    found.add("kmsg", kmsg::Kmsg::open(&config.kmsg, after).map(|source| Box::new(source) as _));
-    found.add("mcelog", mcelog::Mcelog::open(&config.mcelog).map(|source| Box::new(source) as _));
+    found.add("kmsg", kmsg::Kmsg::open(&config.kmsg, read).map(|source| Box::new(source) as _));
+    if found.events.contains(&"mce_record") {
+        let reason = "not opened: the tracepoint mce_record says the same, and who reads it takes it from mcelogd";
+        found.missing.push(("mcelog".to_owned(), reason.to_owned()));
+    } else {
+        found.add("mcelog", mcelog::Mcelog::open(&config.mcelog).map(|source| Box::new(source) as _));
+    }
     if config.netlink {
-        found.add("rtnetlink", netlink::Links::open().map(|source| Box::new(source) as _));
-        found.add("uevents", netlink::Uevents::open().map(|source| Box::new(source) as _));
+        found.add("rtnetlink", netlink::Links::open(&config.links).map(|source| Box::new(source) as _));
+        found.add("uevents", netlink::Uevents::open(&config.uevents).map(|source| Box::new(source) as _));
     }
     found
 }

@@ -28,12 +28,17 @@ impl Names {
         if self.known.len() >= NUMBERS {
             self.known.clear();
         }
-        let sysfs = &self.sysfs;
-        let name = self.known.entry(error.device.clone()).or_insert_with_key(|number| {
-            let uevent = fs::read_to_string(sysfs.join("dev/block").join(number).join("uevent")).unwrap_or_default();
-            let name = uevent.lines().find_map(|line| line.strip_prefix("DEVNAME="));
-            name.unwrap_or(number).to_owned()
-        });
-        error.device.clone_from(name);
+        if let Some(name) = self.known.get(&error.device) {
+            error.device.clone_from(name);
+            return;
+        }
+        // One that has no name yet may get one: it is asked again.
+        let uevent = fs::read_to_string(self.sysfs.join("dev/block").join(&error.device).join("uevent"));
+        let Some(name) =
+            uevent.as_deref().ok().and_then(|text| text.lines().find_map(|line| line.strip_prefix("DEVNAME=")))
+        else {
+            return;
+        };
+        self.known.insert(std::mem::replace(&mut error.device, name.to_owned()), name.to_owned());
     }
 }

@@ -2,10 +2,15 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use mio::{Interest, Registry, Token};
+use rustix::io::Errno;
 use rustix::net::netlink::{KOBJECT_UEVENT, SocketAddrNetlink};
-use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, bind, recvfrom, socket_with};
+use rustix::net::{
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, recvfrom, sendto,
+    socket_with,
+};
 
 use super::{Source, Turn, heard};
 use crate::moment::Moment;
@@ -19,25 +24,38 @@ const MESSAGES_A_TURN: usize = 64;
 
 /// linux/rtnetlink.h, linux/if_link.h, linux/if.h.
 const NEW_LINK: u16 = 16;
+const GET_LINK: u16 = 18;
+/// `NLM_F_REQUEST | NLM_F_DUMP` (linux/netlink.h).
+const REQUEST_OF_ALL: u16 = 0x301;
 const INTERFACE_NAME: u16 = 3;
 const IS_UP: u32 = 1;
 const HAS_CARRIER: u32 = 1 << 16;
 const HEADER_BYTES: usize = 16;
 const LINK_BYTES: usize = 16;
 
-/// A socket of a family.
+/// What is listened to.
 struct Listener {
     socket: OwnedFd,
+    /// Whether the kernel is on the other end, rather than a test.
+    is_kernel: bool,
     buffer: Vec<u8>,
 }
 
 impl Listener {
-    /// Without a protocol it is NETLINK_ROUTE, whose number is 0.
-    fn open(protocol: Option<Protocol>) -> io::Result<Listener> {
+    /// A datagram socket at `path` in place of the kernel's, or the kernel's of a family. Without a protocol that is NETLINK_ROUTE,
+    /// whose number is 0.
+    fn open(path: Option<&Path>, protocol: Option<Protocol>) -> io::Result<Listener> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)?;
-        bind(&socket, &SocketAddrNetlink::new(0, GROUP))?;
-        Ok(Listener { socket, buffer: vec![0; MESSAGE_BYTES] })
+        let socket = if let Some(path) = path {
+            let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+            bind(&socket, &SocketAddrUnix::new(path)?)?;
+            socket
+        } else {
+            let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)?;
+            bind(&socket, &SocketAddrNetlink::new(0, GROUP))?;
+            socket
+        };
+        Ok(Listener { socket, is_kernel: path.is_none(), buffer: vec![0; MESSAGE_BYTES] })
     }
 
     fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
@@ -51,14 +69,14 @@ impl Listener {
             match recvfrom(&self.socket, &mut self.buffer, RecvFlags::empty()) {
                 Ok((bytes, _, sender)) => {
                     let sender = sender.and_then(|sender| SocketAddrNetlink::try_from(sender).ok());
-                    if sender.is_some_and(|sender| sender.pid() == 0) {
+                    if !self.is_kernel || sender.is_some_and(|sender| sender.pid() == 0) {
                         message(self.buffer.get(..bytes).unwrap_or_default());
                     }
                 }
-                Err(rustix::io::Errno::AGAIN) => return Ok(Turn { more: false, lost }),
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(Turn { more: false, lost }),
+                Err(Errno::INTR) => {}
                 // There was no room for what was sent.
-                Err(rustix::io::Errno::NOBUFS) => lost += 1,
+                Err(Errno::NOBUFS) => lost += 1,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -70,9 +88,29 @@ impl Listener {
 pub(super) struct Links(Listener);
 
 impl Links {
-    pub(super) fn open() -> io::Result<Links> {
-        Listener::open(None).map(Links)
+    pub(super) fn open(path: &Option<PathBuf>) -> io::Result<Links> {
+        let links = Links(Listener::open(path.as_deref(), None)?);
+        links.ask_for_all()?;
+        Ok(links)
     }
+
+    /// Has the kernel tell of every link as it is: what was before this listens, or was lost, is not told again.
+    fn ask_for_all(&self) -> io::Result<()> {
+        if self.0.is_kernel {
+            sendto(&self.0.socket, &link_request(), SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
+        }
+        Ok(())
+    }
+}
+
+/// `RTM_GETLINK` for all: a header and a `struct ifinfomsg` of zeroes.
+fn link_request() -> [u8; HEADER_BYTES + LINK_BYTES] {
+    let mut request = [0; HEADER_BYTES + LINK_BYTES];
+    let length = u32::try_from(request.len()).unwrap_or(0);
+    request[..4].copy_from_slice(&length.to_le_bytes());
+    request[4..6].copy_from_slice(&GET_LINK.to_le_bytes());
+    request[6..8].copy_from_slice(&REQUEST_OF_ALL.to_le_bytes());
+    request
 }
 
 impl Source for Links {
@@ -81,7 +119,13 @@ impl Source for Links {
     }
 
     fn read(&mut self, now: Moment, into: &mut Vec<Heard>) -> io::Result<Turn> {
-        self.0.read(|message| into.extend(links(message).into_iter().map(|said| heard(now, Channel::Netlink, said))))
+        let turn = self
+            .0
+            .read(|message| into.extend(links(message).into_iter().map(|said| heard(now, Channel::Netlink, said))))?;
+        if turn.lost > 0 {
+            self.ask_for_all()?;
+        }
+        Ok(turn)
     }
 }
 
@@ -89,8 +133,8 @@ impl Source for Links {
 pub(super) struct Uevents(Listener);
 
 impl Uevents {
-    pub(super) fn open() -> io::Result<Uevents> {
-        Listener::open(Some(KOBJECT_UEVENT)).map(Uevents)
+    pub(super) fn open(path: &Option<PathBuf>) -> io::Result<Uevents> {
+        Listener::open(path.as_deref(), Some(KOBJECT_UEVENT)).map(Uevents)
     }
 }
 
@@ -152,6 +196,7 @@ pub(super) fn uevent(message: &[u8]) -> Option<Record> {
             device: value("PCI_SLOT_NAME")?.to_owned(),
             severity: Severity::Fatal,
             status: 0,
+            count: 1,
         })),
         "nvme" => {
             let event = u32::from_str_radix(value("NVME_AEN")?.trim_start_matches("0x"), 16).ok()?;
@@ -165,7 +210,11 @@ pub(super) fn uevent(message: &[u8]) -> Option<Record> {
 /// The lowest three bits are the kind of event: 0 is an error, 1 is SMART (NVM Express base specification, Asynchronous Event
 /// Request); others are notices.
 fn nvme_event(device: &str, event: u32) -> Option<Record> {
-    const EIO: i32 = 5;
     let device = device.to_owned();
-    (event & 7 <= 1).then_some(Record::Block(BlockError { device, sector: 0, errno: EIO }))
+    (event & 7 <= 1).then_some(Record::Block(BlockError {
+        device,
+        sector: 0,
+        errno: Errno::IO.raw_os_error(),
+        count: 1,
+    }))
 }

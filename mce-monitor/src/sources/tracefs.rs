@@ -5,8 +5,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use mio::{Registry, Token};
+use rustix::io::Errno;
 
 use super::{Found, Source, Turn, heard, open_pollable, watch};
 use crate::config::SourcesConfig;
@@ -22,6 +24,8 @@ const PAGES_A_TURN: usize = 64;
 /// The instance. It goes, with what is enabled in it, when the last of its buffers is closed.
 struct Instance {
     path: PathBuf,
+    /// Whether records have the time since the boot; else it is the time of reading.
+    has_clock: bool,
     /// What is enabled in it, below `events`.
     events: Vec<String>,
     formats: Vec<Format>,
@@ -50,14 +54,19 @@ impl Instance {
         }
         // Before anything is enabled: with the default of 50 a reader is not woken by single events.
         set(&path.join("buffer_percent"), "0")?;
-        for (file, value) in [("buffer_size_kb", BUFFER_KIB), ("trace_clock", "mono"), ("tracing_on", "1")] {
-            if let Err(error) = set(&path.join(file), value) {
+        let try_to_set = |file: &str, value| {
+            let result = set(&path.join(file), value);
+            if let Err(error) = &result {
                 log::debug!("{}: {error}", path.join(file).display());
             }
-        }
+            result.is_ok()
+        };
+        try_to_set("buffer_size_kb", BUFFER_KIB);
+        let has_clock = try_to_set("trace_clock", "boot");
+        try_to_set("tracing_on", "1");
         let layout = fs::read_to_string(path.join("events/header_page")).map(|text| PageLayout::parse(&text));
         let mut instance =
-            Instance { path, events: Vec::new(), formats: Vec::new(), layout: layout.unwrap_or_default() };
+            Instance { path, has_clock, events: Vec::new(), formats: Vec::new(), layout: layout.unwrap_or_default() };
         for (event, groups) in CANDIDATES {
             match instance.enable(event, groups) {
                 Ok(()) => found.events.push(event),
@@ -138,6 +147,8 @@ impl Buffer {
                 Ok(0) => return Ok(None),
                 Ok(count) => self.filled += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                // The processor was never there. If it comes it is read at the next look at everything.
+                Err(error) if error.raw_os_error() == Some(Errno::NODEV.raw_os_error()) => return Ok(None),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -162,7 +173,12 @@ impl Source for Buffer {
                 let Some(id) = event.bytes.first_chunk().map(|id| u16::from_le_bytes(*id)) else { continue };
                 let format = self.instance.formats.iter().find(|format| format.id == id);
                 let said = format.and_then(|format| record(&format.fields(event.bytes)));
-                into.extend(said.map(|said| heard(now, Channel::Trace, said)));
+                let at = if self.instance.has_clock {
+                    Moment::after_boot(Duration::from_nanos(event.clock_ns))
+                } else {
+                    now
+                };
+                into.extend(said.map(|said| heard(at.min(now), Channel::Trace, said)));
             }
         }
         Ok(Turn { more: true, lost })

@@ -100,7 +100,7 @@ fn aer(fields: &Fields<'_>) -> Option<AerError> {
         2 => Severity::Corrected,
         _ => Severity::Info,
     };
-    Some(AerError { device: fields.text("dev_name")?, severity, status: fields.small("status").unwrap_or(0) })
+    Some(AerError { device: fields.text("dev_name")?, severity, status: fields.small("status").unwrap_or(0), count: 1 })
 }
 
 fn extlog(fields: &Fields<'_>) -> Option<FirmwareError> {
@@ -132,5 +132,6 @@ fn block(fields: &Fields<'_>) -> Option<BlockError> {
         device: format!("{}:{}", device >> 20, device & 0xf_ffff),
         sector: fields.number("sector").unwrap_or(0),
         errno: i32::try_from(fields.signed("error")?.unsigned_abs()).ok()?,
+        count: 1,
     })
 }

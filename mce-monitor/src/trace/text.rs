@@ -100,7 +100,7 @@ fn aer(text: &str) -> Option<AerError> {
         corrected if corrected.starts_with("Correct") => Severity::Corrected,
         _ => Severity::Uncorrected,
     };
-    Some(AerError { device: device.to_owned(), severity, status: 0 })
+    Some(AerError { device: device.to_owned(), severity, status: 0, count: 1 })
 }
 
 fn extlog(words: Words<'_>) -> Option<FirmwareError> {
@@ -129,5 +129,6 @@ fn block(text: &str) -> Option<BlockError> {
         device: format!("{major}:{minor}"),
         sector: before.rsplit(' ').next()?.parse().ok()?,
         errno: errno.checked_abs()?,
+        count: 1,
     })
 }

@@ -90,6 +90,13 @@ pub(crate) fn page(clock_ns: u64, delta_ns: u32, records: &[Vec<u8>]) -> Vec<u8>
     page
 }
 
+/// What the clock of a trace says now.
+pub(crate) fn clock_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    u64::try_from(time.tv_sec).expect("after the boot") * 1_000_000_000
+        + u64::try_from(time.tv_nsec).expect("less than a second")
+}
+
 /// How many records of `bytes` fit a page.
 pub(crate) fn fits(bytes: usize) -> usize {
     (PAGE_BYTES - HEAD_BYTES) / (bytes + 8)
@@ -149,7 +156,7 @@ impl Site {
         let text = format!(
             "[sources]\ntracefs = \"{root}/tracefs\"\nsysfs = \"{root}/sysfs\"\nkmsg = \"{root}/kmsg\"\n\
              mcelog = \"{root}/none\"\nnetlink = false\nreconcile = \"1s\"\n[daemon]\ncontrol = \"{root}/c.sock\"\n\
-             state = \"{root}/state/m.json\"\n[guests]\nconfigs = \"{root}/guests\"\n{more}"
+             state = \"{root}/state/m.json\"\n[guests]\nconfigs = \"{root}/guests\"\nrun = \"{root}/run\"\n{more}"
         );
         fs::write(self.path("m.toml"), text).expect("writable");
     }
@@ -180,6 +187,19 @@ impl Site {
         let pid = daemon.id().to_string();
         assert!(Command::new("kill").args([signal, &pid]).status().expect("kill").success());
         daemon.wait().expect("it ends").success()
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        assert!(Command::new("kill").args([signal, &self.pid().to_string()]).status().expect("kill").success());
+    }
+
+    /// Whether the daemon has ended by itself, or because of somebody else.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        let ended = self.daemon.as_mut().expect("it ran").try_wait().expect("a child").is_some();
+        if ended {
+            self.daemon = None;
+        }
+        ended
     }
 
     pub(crate) fn ask(&self, arguments: &[&str]) -> Output {

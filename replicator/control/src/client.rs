@@ -55,8 +55,7 @@ impl Client {
     /// Nobody listens there, or it is not for this user.
     pub fn connect(path: &Path) -> Result<Client, ClientError> {
         let connect = |source| ClientError::Connect { path: path.to_owned(), source };
-        let stream = UnixStream::connect(path).map_err(connect)?;
-        stream.set_write_timeout(Some(ANSWER_LIMIT)).map_err(connect)?;
+        let stream = crate::socket::connect(path, ANSWER_LIMIT).map_err(connect)?;
         Ok(Client { path: path.to_owned(), stream: BufReader::new(stream) })
     }
 

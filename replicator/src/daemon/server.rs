@@ -1,18 +1,14 @@
 //! The control socket: one JSON request and one JSON reply per line, for root only.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, Permissions};
+use std::fs;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 
 use kemari_control::{Event, Reply, Request};
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
 use serde::Serialize;
-use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::news::{News, Ticket};
 use super::{CONTROL_TOKENS, DaemonError};
@@ -50,7 +46,9 @@ impl Server {
     /// # Errors
     /// Another process listens there, or the path cannot be used.
     pub(super) fn bind(path: &Path, registry: Registry, token: Token) -> Result<Server, DaemonError> {
-        let mut listener = listen(path).map_err(|source| DaemonError::Control { path: path.to_owned(), source })?;
+        let listener = kemari_control::listen(path);
+        let listener = listener.map_err(|source| DaemonError::Control { path: path.to_owned(), source })?;
+        let mut listener = UnixListener::from_std(listener);
         registry.register(&mut listener, token, Interest::READABLE)?;
         Ok(Server { listener, path: path.to_owned(), registry, connections: BTreeMap::new(), next: 0 })
     }
@@ -229,26 +227,4 @@ impl Connection {
     fn is_done(&self) -> bool {
         self.at_end && !self.busy && self.output.is_empty()
     }
-}
-
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
-    }
-    if fs::symlink_metadata(path).is_ok() {
-        match StdUnixStream::connect(path) {
-            Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens at this path")),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
-            Err(error) => return Err(error),
-        }
-    }
-    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
-    // The mode a unix socket gets at bind is that of its file descriptor (unix_bind in net/unix/af_unix.c), so that there is
-    // no moment at which others may connect.
-    let file = File::from(OwnedFd::from(socket));
-    file.set_permissions(Permissions::from_mode(0o600))?;
-    let socket = Socket::from(OwnedFd::from(file));
-    socket.bind(&SockAddr::unix(path)?)?;
-    socket.listen(16)?;
-    Ok(UnixListener::from_std(OwnedFd::from(socket).into()))
 }

@@ -42,17 +42,17 @@ impl Log for Stderr {
     fn flush(&self) {}
 }
 
-/// Starts the log. `KEMARI_LOG` may be `error`, `warn`, `info` (the default), `debug` or `trace`.
+/// Starts the log of the program of that name. `KEMARI_LOG` may be `error`, `warn`, `info` (the default), `debug` or `trace`.
 ///
 /// # Errors
 /// Syslog is wanted, and there is none.
-pub fn start(syslog: bool) -> Result<(), LoggingError> {
+pub fn start(process: &str, syslog: bool) -> Result<(), LoggingError> {
     let level = std::env::var("KEMARI_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::Info);
     if syslog {
         let formatter = Formatter3164 {
             facility: Facility::LOG_DAEMON,
             hostname: None,
-            process: "kemari-replicator".to_owned(),
+            process: process.to_owned(),
             pid: std::process::id(),
         };
         log::set_boxed_logger(Box::new(BasicLogger::new(syslog::unix(formatter)?)))?;
