@@ -19,7 +19,7 @@ use crate::moment::Moment;
 
 /// Between two looks at the cluster.
 const CALM: Duration = Duration::from_secs(10);
-/// The same while guests are to leave this host: while red is held back, and for a while after it was told.
+/// The same while guests are to leave this host: until red is told, and for a while after.
 const ALERT: Duration = Duration::from_secs(1);
 const ALERT_FOR: Duration = Duration::from_secs(60);
 
@@ -93,7 +93,7 @@ impl Publisher {
     /// How long the cluster need not be looked at.
     fn patience(&self) -> Duration {
         let recently = self.turned_at.is_some_and(|at| at.elapsed() < ALERT_FOR);
-        let alert = self.decision.held_back.is_some() || self.decision.colour == Colour::Red && recently;
+        let alert = self.news.verdict.colour == Colour::Red && (self.decision.colour < Colour::Red || recently);
         let interval = if alert { ALERT } else { CALM };
         self.looked_at.map_or(Duration::ZERO, |at| interval.saturating_sub(at.elapsed()))
     }
