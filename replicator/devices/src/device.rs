@@ -145,7 +145,8 @@ pub trait Device: Send {
     /// then goes on with the queues.
     fn start(&mut self);
 
-    /// Stops serving the guest: nothing is taken from it or given to it until the next [`start`](Device::start).
+    /// Stops serving the guest: nothing is taken from it or given to it, and no output begun, until the next
+    /// [`start`](Device::start).
     fn stop(&mut self);
 
     /// Requests that were handed to the host and are not completed: what a handover lets finish before its final cut.

@@ -92,6 +92,9 @@ impl Device for Disk {
 
     fn stop(&mut self) {
         self.started = false;
+        // They were released before all that is parked.
+        let recalled = self.worker.recall();
+        self.parked.splice(..0, recalled);
     }
 
     fn in_flight(&self) -> usize {
@@ -113,7 +116,7 @@ impl Device for Disk {
     fn load(&mut self, version: u16, state: &[u8]) -> Result<(), StateError> {
         let DiskState { transport } = decode(KIND, STATE_VERSION, version, state)?;
         let checked = self.transport.check(transport).map_err(|what| StateError::Invalid { kind: KIND, what })?;
-        self.started = false;
+        self.stop();
         // What is not pending is nobody's: output at the gate and what the I/O thread still has come to nothing.
         self.pending.clear();
         self.pending_bytes = 0;

@@ -130,7 +130,7 @@ pub struct Disk {
     /// In the order they were taken. Output and completions of a request that is not here (any more) are nobody's.
     pending: BTreeMap<RequestId, Pending>,
     pending_bytes: usize,
-    /// Released while stopped. They go out if the disk is started again; a load forgets them.
+    /// Released while stopped, or not begun when it was. They go out if the disk is started again; a load forgets them.
     parked: Vec<Job>,
     /// Completed while stopped.
     completed: Vec<Completion>,
@@ -202,15 +202,19 @@ impl Disk {
         stats
     }
 
-    /// Takes requests for as long as there is room for them.
+    /// Takes requests for as long as there is room for them: no more at once than fit the queue, so that a guest that asks for
+    /// what is answered at once does not keep the event loop.
     fn take(&mut self, outputs: &mut Vec<Output>) {
-        while self.started
-            && !self.backpressure
-            && self.pending.len() < PENDING_MAX
-            && self.pending_bytes < PENDING_BYTES_MAX
-        {
-            let Some(mut session) = self.transport.session() else { break };
-            let Some(ticket) = session.take(QUEUE, &mut self.chain) else { break };
+        for _ in 0..QUEUE_SIZES[QUEUE] {
+            if !self.started
+                || self.backpressure
+                || self.pending.len() >= PENDING_MAX
+                || self.pending_bytes >= PENDING_BYTES_MAX
+            {
+                return;
+            }
+            let Some(mut session) = self.transport.session() else { return };
+            let Some(ticket) = session.take(QUEUE, &mut self.chain) else { return };
             let durable = !session.negotiated(VIRTIO_BLK_F_FLUSH);
             match Request::parse(session.memory(), &self.chain, self.limits) {
                 Ok(request) => {
@@ -220,6 +224,7 @@ impl Disk {
                 Err(what) => session.fail(QUEUE, what),
             }
         }
+        self.transport.kick(QUEUE);
     }
 
     fn begin(&mut self, ticket: Ticket, request: Request, durable: bool, outputs: &mut Vec<Output>) {

@@ -3,12 +3,12 @@
 //! One FIFO is what makes order correctness: a flush follows the writes that were released before it, and two writes of the
 //! same sectors reach them in the guest's order.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
-use std::sync::mpsc::{Receiver, SendError, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -53,10 +53,36 @@ pub(super) struct Completion {
 /// The event loop's end of the thread. When it is dropped, the thread does what it has and ends.
 #[derive(Debug)]
 pub(super) struct Worker {
-    jobs: Sender<Job>,
+    queue: Arc<Queue>,
     done: Arc<Done>,
     /// Handed to the thread and not yet [taken back](Worker::take_done).
     submitted: usize,
+}
+
+/// What the thread has not begun.
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    jobs: VecDeque<Job>,
+    /// Nothing more comes.
+    closed: bool,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next one, as soon as there is one; `None` after the last.
+    fn next(&self) -> Option<Job> {
+        let idle = |waiting: &mut Waiting| waiting.jobs.is_empty() && !waiting.closed;
+        self.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner).jobs.pop_front()
+    }
 }
 
 #[derive(Debug)]
@@ -92,10 +118,10 @@ impl Worker {
     /// No eventfd or no thread is to be had.
     pub(super) fn start(name: String, file: File) -> io::Result<Worker> {
         let done = Arc::new(Done { completions: Mutex::new(Vec::new()), event: EventFd::new(EFD_NONBLOCK)? });
-        let (jobs, queue) = channel();
-        let theirs = Arc::clone(&done);
-        thread::Builder::new().name(name).spawn(move || run(&file, &queue, &theirs))?;
-        Ok(Worker { jobs, done, submitted: 0 })
+        let queue = Arc::new(Queue::default());
+        let (their_queue, their_done) = (Arc::clone(&queue), Arc::clone(&done));
+        thread::Builder::new().name(name).spawn(move || run(&file, &their_queue, &their_done))?;
+        Ok(Worker { queue, done, submitted: 0 })
     }
 
     pub(super) fn fd(&self) -> RawFd {
@@ -109,9 +135,15 @@ impl Worker {
 
     pub(super) fn submit(&mut self, job: Job) {
         self.submitted += 1;
-        if let Err(SendError(Job { id, work })) = self.jobs.send(job) {
-            self.done.push(Completion { id, work, result: Err(io::ErrorKind::BrokenPipe.into()) });
-        }
+        self.queue.lock().jobs.push_back(job);
+        self.queue.changed.notify_one();
+    }
+
+    /// Takes back what the thread has not begun, in order.
+    pub(super) fn recall(&mut self) -> VecDeque<Job> {
+        let jobs = std::mem::take(&mut self.queue.lock().jobs);
+        self.submitted -= jobs.len();
+        jobs
     }
 
     pub(super) fn submitted(&self) -> usize {
@@ -126,8 +158,15 @@ impl Worker {
     }
 }
 
-fn run(file: &File, queue: &Receiver<Job>, done: &Done) {
-    while let Ok(Job { id, mut work }) = queue.recv() {
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.queue.lock().closed = true;
+        self.queue.changed.notify_one();
+    }
+}
+
+fn run(file: &File, queue: &Queue, done: &Done) {
+    while let Some(Job { id, mut work }) = queue.next() {
         let result = perform(file, &mut work);
         done.push(Completion { id, work, result });
     }

@@ -198,10 +198,11 @@ impl Serial {
 
     /// Takes what the guest has sent.
     fn take(&mut self, outputs: &mut Vec<Output>) {
-        if !self.started || self.gate_full {
+        if !self.started {
             return;
         }
-        if self.held.len() < HELD_BYTES_MAX {
+        // Also while the guest has to wait: what a load has brought is not promised yet, and only its release ends the wait.
+        if !self.throttled {
             self.port.take_sent(&mut self.held);
         }
         let bytes = self.held.len() - self.promised;
@@ -210,8 +211,8 @@ impl Serial {
         } else if bytes > 0 {
             self.promised += bytes;
             outputs.push(Output::new(self.id, Payload::Console { bytes, history: self.history }));
-            self.throttle();
         }
+        self.throttle();
     }
 
     /// Makes the guest wait, or lets it go on.

@@ -195,6 +195,31 @@ fn what_is_held_for_long_has_a_limit_and_the_guest_waits() {
     assert_eq!(machine.serial.stats().dropped_bytes, 0);
 }
 
+/// As much as is ever kept, taken over by a node that has never promised it, whether that holds the console or not.
+#[test]
+fn a_full_console_goes_on_after_a_failover() {
+    let room = tempfile::tempdir().expect("tempdir");
+    for hold in [true, false] {
+        let mut old = machine(&Sink::None, true).started();
+        while old.read(LINE_STATUS) & READY != 0 {
+            old.write(&[b'x'; 4096]);
+            old.service();
+        }
+        let path = room.path().join(format!("console-{hold}"));
+        let mut new = machine(&Sink::File(path.clone()), hold);
+        new.load(&old.state());
+        new.serial.start();
+        new.service();
+        new.commit();
+        assert_eq!(content(&path).len(), 1 << 20);
+        assert_eq!(new.read(LINE_STATUS) & READY, READY, "hold: {hold}");
+        new.write(b"alive");
+        new.service();
+        new.commit();
+        assert!(content(&path).ends_with("alive"));
+    }
+}
+
 #[test]
 fn a_guest_that_does_not_wait_loses_bytes_and_costs_no_memory() {
     let machine = machine(&Sink::None, true).started();

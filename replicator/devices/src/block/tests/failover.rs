@@ -85,6 +85,40 @@ fn a_disk_that_served_another_history_forgets_it_when_loaded() {
     assert_eq!((rig.used(), sector(&path, 4)), (vec![0], 0xcc));
 }
 
+/// The generation is another node's: what the I/O thread has not begun must never reach the disk, unless this one goes on.
+#[test]
+fn what_is_not_begun_when_the_disk_stops_is_not_done() {
+    let room = directory();
+    let path = image(&room);
+    let is_cut_short = |round: u8| {
+        let mut rig = Rig::running(&path);
+        let (state, content) = (rig.state(), rig.content());
+        for slot in 0..20 {
+            rig.write(slot, u64::from(slot), round);
+            rig.flush(slot + 20);
+        }
+        rig.notify();
+        rig.commit();
+        rig.release(usize::MAX);
+        rig.disk.stop();
+        // The one that was begun.
+        rig.drain();
+        let written = || (0..20).filter(|number| sector(&path, *number) == round).count();
+        let before = written();
+        let loaded = round.is_multiple_of(2);
+        if loaded {
+            rig.load(&state, &content);
+        }
+        rig.disk.start();
+        rig.drain();
+        assert_eq!((written(), rig.used().len()), if loaded { (before, 0) } else { (20, 40) });
+        before < 20
+    };
+    // The thread may be faster than the stop now and then, but not always.
+    let cut_short: Vec<u8> = (100..200).filter(|round| is_cut_short(*round)).collect();
+    assert!([0, 1].iter().all(|parity| cut_short.iter().any(|round| round % 2 == *parity)), "{cut_short:?}");
+}
+
 #[test]
 fn a_reset_by_the_driver_ends_its_requests() {
     let room = directory();

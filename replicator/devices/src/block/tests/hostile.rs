@@ -1,6 +1,7 @@
 //! Drivers that break every rule.
 
 use proptest::prelude::*;
+use virtio_bindings::virtio_blk::VIRTIO_BLK_T_GET_ID;
 
 use super::rig::{IMAGE_SECTORS, MEMORY_BYTES, Rig, TABLE, directory, image, sector};
 use super::*;
@@ -94,4 +95,27 @@ fn a_flood_is_bounded() {
     rig.offer_head(0);
     rig.settle();
     assert_eq!((rig.used().len(), rig.get::<u8>(0x8020)), (1, IOERR));
+}
+
+/// What is answered at once makes room for more of it. A running driver could go on for ever; after a load there is more than a
+/// queue's worth without a second thread.
+#[test]
+fn a_driver_that_asks_for_what_is_answered_at_once_does_not_keep_the_event_loop() {
+    let room = directory();
+    let path = image(&room);
+    let mut old = Rig::running(&path);
+    (0..85).for_each(|slot| old.write(slot, 1, 1));
+    old.notify();
+    for slot in (0..85).cycle().take(255) {
+        old.offer(slot, VIRTIO_BLK_T_GET_ID, 0, &[0; 20]);
+    }
+    let mut new = Rig::new(&path, false);
+    new.load(&old.state(), &old.content());
+    new.disk.start();
+    while new.disk.notifiers()[0].read().is_ok() {}
+    new.notify();
+    assert_eq!(new.used().len(), usize::from(QUEUE_SIZES[QUEUE]));
+    assert!(new.disk.notifiers()[0].read().is_ok(), "the source is ready again");
+    new.notify();
+    assert_eq!(new.used().len(), 85 + 255 - usize::from(QUEUE_SIZES[QUEUE]));
 }
