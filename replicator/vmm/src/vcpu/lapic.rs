@@ -2,6 +2,8 @@
 
 use kvm_bindings::kvm_lapic_state;
 
+/// The processor's priority, which is computed from TPR and ISR whenever an interrupt is considered (ibid., 12.8.3.1).
+const PROCESSOR_PRIORITY: usize = 0xa0;
 const ISR: usize = 0x100;
 const IRR: usize = 0x200;
 const LVT_TIMER: usize = 0x320;
@@ -39,6 +41,8 @@ pub(super) fn difference(earlier: &kvm_lapic_state, later: &kvm_lapic_state) -> 
         let (before, after) = (register(earlier, offset), register(later, offset));
         let continued = match offset {
             CURRENT_COUNT => true,
+            // KVM_SET_LAPIC computes it before it counts the loaded bits of ISR (kvm_apic_set_state in arch/x86/kvm/lapic.c).
+            PROCESSOR_PRIORITY => true,
             _ if (IRR..IRR + BITS_BYTES).contains(&offset) => before & !after == 0,
             _ => before == after,
         };
@@ -69,6 +73,15 @@ mod tests {
         assert!(!awaits_deadline(&with(&[timer, (at(ISR), 1 << (0xec % 32))])));
         assert!(!awaits_deadline(&with(&[(LVT_TIMER, LVT_TIMER_DEADLINE | LVT_MASKED | 0xec)])));
         assert!(!awaits_deadline(&with(&[(LVT_TIMER, 0xec)])));
+    }
+
+    #[test]
+    fn what_is_computed_from_other_registers_may_differ_and_they_may_not() {
+        let in_service = with(&[(0x80, 0x10), (PROCESSOR_PRIORITY, 0xe0), (ISR + 0x70, 1)]);
+        let not_yet_computed = with(&[(0x80, 0x10), (PROCESSOR_PRIORITY, 0x10), (ISR + 0x70, 1)]);
+        assert_eq!(difference(&in_service, &not_yet_computed), None);
+        assert!(difference(&in_service, &with(&[(0x80, 0x20), (ISR + 0x70, 1)])).is_some());
+        assert!(difference(&in_service, &with(&[(0x80, 0x10)])).is_some());
     }
 
     #[test]
