@@ -9,6 +9,7 @@ mod checkpoints;
 mod error;
 mod floor;
 mod load;
+mod memory;
 mod process;
 mod promotion;
 mod resync;
@@ -51,8 +52,10 @@ pub enum Part {
     Checkpoints,
     /// How fast a standby is brought in sync
     Resync,
-    /// How long a promotion takes, and how much memory two nodes need
+    /// How long a promotion takes
     Promotion,
+    /// How much memory two nodes need
+    Memory,
     /// What clients get of a guest, and what an idle one costs
     Load,
 }
@@ -88,6 +91,7 @@ pub fn run(options: &Options) -> Result<(), BenchError> {
             Part::Checkpoints => checkpoints::measure(&mut bench),
             Part::Resync => resync::measure(&mut bench),
             Part::Promotion => promotion::measure(&mut bench),
+            Part::Memory => memory::measure(&mut bench),
             Part::Load => load::measure(&mut bench),
         }?;
     }

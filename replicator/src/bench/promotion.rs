@@ -1,4 +1,4 @@
-//! How long a promotion takes, from the command to the guest's first instruction, and how much memory two nodes need.
+//! How long a promotion takes, from the command to the guest's first instruction.
 //!
 //! The guest writes to one page all the time. From outside, through `/proc/PID/mem`, it is seen when it goes on.
 
@@ -19,8 +19,6 @@ const GUESTS_MIB: [u64; 3] = [64, 256, 1024];
 const TIME_TARGET: f64 = 4.0;
 /// The largest guest against the smallest.
 const SIZE_TARGET: f64 = 1.5;
-/// Memory over the guest's own: this part of that, and this in MiB.
-const MEMORY_TARGET: (f64, f64) = (0.15, 32.0);
 /// How long anything may take.
 const LIMIT: Duration = Duration::from_secs(5);
 /// Between two looks at the page that the guest writes to.
@@ -39,12 +37,12 @@ struct Promotion {
     answer: Duration,
 }
 
-/// Measures both.
+/// Measures it.
 pub(super) fn measure(bench: &mut Bench) -> Result<(), BenchError> {
     let guests = &GUESTS_MIB[..bench.effort(3, 2)];
-    let (mut promotions, mut memory, mut smallest) = (Vec::new(), Vec::new(), None);
+    let (mut promotions, mut smallest) = (Vec::new(), None);
     for &mib in guests {
-        let (times, peaks) = promote(bench, mib)?;
+        let times = promote(bench, mib)?;
         let us = |time: fn(&Promotion) -> Duration| times.iter().map(|at| time(at).as_secs_f64() * 1e6).collect();
         let first = Row::of_samples(format!("{mib} MiB: to the first instruction"), Unit::Us, us(|at| at.first_store));
         let answer = Row::of_samples(format!("{mib} MiB: to the answer"), Unit::Us, us(|at| at.answer));
@@ -55,18 +53,12 @@ pub(super) fn measure(bench: &mut Bench) -> Result<(), BenchError> {
         if mib != guests[0] {
             promotions.push(relative.beside(Some(against)).aiming(Target::TimesAtMost(SIZE_TARGET)));
         }
-        let (part, fixed) = MEMORY_TARGET;
-        for (role, peak) in ["primary", "standby"].into_iter().zip(peaks) {
-            let row = Row::new(format!("{mib} MiB: {role}, at most"), Unit::Mib, peak - mib as f64);
-            memory.push(row.aiming(Target::AtMost(mib as f64 * part + fixed)));
-        }
     }
-    bench.add("promotion, from the command, after a SIGKILL of the primary", promotions)?;
-    bench.add("resident memory over the guest's own", memory)
+    bench.add("promotion, from the command, after a SIGKILL of the primary", promotions)
 }
 
-/// Kills and promotes some times. Returns also the most memory that the last primary and standby ever had.
-fn promote(bench: &Bench, mib: u64) -> Result<(Vec<Promotion>, [f64; 2]), BenchError> {
+/// Kills and promotes some times.
+fn promote(bench: &Bench, mib: u64) -> Result<Vec<Promotion>, BenchError> {
     let site = Site::build(SiteOptions { dirty_pages: 1, dirty_rate: RESTLESS, ..bench.site(mib) })?;
     let mut pair = Protected::boot(&site, |_| ())?;
     let page = find_page(&memory_of(&pair.primary, mib)?, mib)?;
@@ -80,8 +72,7 @@ fn promote(bench: &Bench, mib: u64) -> Result<(Vec<Promotion>, [f64; 2]), BenchE
         times.push(promotion);
         pair = alone.rejoin(&site, |_| ())?;
     }
-    let peak = |node: &Node| Process(node.status()?.pid).peak_mib();
-    Ok((times, [peak(&pair.primary)?, peak(&pair.standby)?]))
+    Ok(times)
 }
 
 fn memory_of(node: &Node, mib: u64) -> Result<GuestMemory, BenchError> {

@@ -130,11 +130,12 @@ struct Replication {
     mode: Mode,
     max_epoch_ms: u64,
     held_limit_mib: u64,
+    checkpoint_mib: u64,
 }
 
 impl Default for Replication {
     fn default() -> Replication {
-        Replication { mode: Mode::Event, max_epoch_ms: 1000, held_limit_mib: 64 }
+        Replication { mode: Mode::Event, max_epoch_ms: 1000, held_limit_mib: 64, checkpoint_mib: 64 }
     }
 }
 
@@ -333,12 +334,18 @@ impl Checker {
     fn replication(&mut self, replication: &Replication) -> ReplicationConfig {
         self.range("replication.max_epoch_ms", replication.max_epoch_ms, 1, 60_000, "ms");
         self.range("replication.held_limit_mib", replication.held_limit_mib, 1, 4096, "MiB");
+        self.range("replication.checkpoint_mib", replication.checkpoint_mib, 1, 4096, "MiB");
         ReplicationConfig {
             mode: replication.mode,
             max_epoch: Duration::from_millis(replication.max_epoch_ms),
-            held_limit_bytes: (replication.held_limit_mib as usize).saturating_mul(1 << 20),
+            held_limit_bytes: bytes(replication.held_limit_mib),
+            checkpoint_bytes: bytes(replication.checkpoint_mib),
         }
     }
+}
+
+fn bytes(mib: u64) -> usize {
+    usize::try_from(mib).unwrap_or(usize::MAX).saturating_mul(1 << 20)
 }
 
 fn quoted(text: impl std::fmt::Display) -> String {

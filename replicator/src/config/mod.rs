@@ -131,6 +131,8 @@ pub struct ReplicationConfig {
     pub max_epoch: Duration,
     /// Held output from which on the guest is slowed, in bytes.
     pub held_limit_bytes: usize,
+    /// What a checkpoint is to stay below, by epochs that are shorter the faster the guest writes.
+    pub checkpoint_bytes: usize,
 }
 
 /// Why there is no configuration.

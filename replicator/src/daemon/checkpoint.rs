@@ -23,11 +23,6 @@ impl Primary {
         }
     }
 
-    /// Epochs that begin or go on end as the host wants it now.
-    pub(super) fn set_pace(&mut self, host: &Host) {
-        self.max_epoch = host.max_epoch();
-    }
-
     /// Tells everyone who waits for a checkpoint that there will be none.
     pub(super) fn dismiss_waiters(&mut self, news: &mut News) {
         for (_, ticket) in self.waiters.drain(..) {
@@ -44,7 +39,7 @@ impl Primary {
         if !self.may_cut() {
             return Ok(false);
         }
-        let timed = self.is_protected() && self.epoch_begun.elapsed() >= self.max_epoch;
+        let timed = self.is_protected() && self.epoch_begun.elapsed() >= self.pace.limit();
         if !(self.checkpoint_wanted || timed || self.gate.awaits_checkpoint()) {
             return Ok(false);
         }
@@ -88,6 +83,7 @@ impl Primary {
 
     fn record_cut(&mut self, now: Instant, pause: Duration, epoch: Epoch, state_bytes: usize) {
         let pages = self.dirty.count();
+        self.pace.ended(now.duration_since(self.epoch_begun), pages);
         self.metrics.count(now);
         self.metrics.pause_us.record(pause.as_micros() as u64);
         self.metrics.dirty_pages.record(pages);

@@ -14,6 +14,7 @@ mod mend;
 mod metrics;
 mod news;
 mod node;
+mod pace;
 mod primary;
 mod report;
 mod reset;

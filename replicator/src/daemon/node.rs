@@ -154,7 +154,7 @@ impl Node {
             (Request::Pace { max_epoch_ms }, role) => {
                 host.pace = max_epoch_ms.map(Duration::from_millis);
                 if let Some(Role::Primary(primary)) = role {
-                    primary.set_pace(host);
+                    primary.pace.set_longest(host.max_epoch());
                 }
                 host.news.grant(ticket, format!("an epoch lasts {} ms at most", host.max_epoch().as_millis()));
             }

@@ -3,7 +3,7 @@
 //! [`Primary::pump`] is the whole policy: after anything has happened it acts on what the protocol says, performs what the
 //! gate has released, cuts a checkpoint if one is due, and sends what there is to send, until nothing is left to do.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use kemari_core::{Epoch, Gate, Generation, Image, PageSet};
 use kemari_protocol::primary::{Event, Phase, Primary as Protocol};
@@ -14,6 +14,7 @@ use super::handover::Handover;
 use super::host::Host;
 use super::metrics::Metrics;
 use super::news::Ticket;
+use super::pace::Pace;
 use super::{DaemonError, Outcome, TURN};
 use crate::authority::{Grant, Parting};
 use crate::config::Mode;
@@ -73,7 +74,7 @@ pub(crate) struct Primary {
     pub(super) handover: Option<Handover>,
     pub(super) naming: Naming,
     pub(super) mode: Mode,
-    pub(super) max_epoch: Duration,
+    pub(super) pace: Pace,
     pub(super) epoch_begun: Instant,
     pub(super) checkpoint_wanted: bool,
     /// Who waits for the commit of which epoch.
@@ -130,7 +131,7 @@ impl Primary {
             handover: None,
             naming: Naming::alone(),
             mode: host.config.replication.mode,
-            max_epoch: host.max_epoch(),
+            pace: Pace::new(host.max_epoch(), host.config.replication.checkpoint_bytes),
             epoch_begun: now,
             checkpoint_wanted: false,
             waiters: Vec::new(),
@@ -203,7 +204,7 @@ impl Primary {
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         // At once, after a look at everything else.
         let at_once = (self.has_more || self.may_resync() || self.may_reset_on()).then(Instant::now);
-        let epoch_end = (self.is_protected() && self.may_cut()).then(|| self.epoch_begun + self.max_epoch);
+        let epoch_end = (self.is_protected() && self.may_cut()).then(|| self.epoch_begun + self.pace.limit());
         [
             at_once,
             epoch_end,

@@ -287,6 +287,12 @@ impl Standby {
     fn peer_gone(&mut self, host: &mut Host, event: &str, reason: String) {
         host.news.emit(event, &reason);
         self.trouble = Some(reason);
+        // A promotion may follow, and is to wait for as little as possible. If it cannot be loaded, that is said then.
+        if self.promotable().is_ok()
+            && let Err(error) = self.prepare(host)
+        {
+            log::error!("{error}");
+        }
     }
 
     /// Puts the state of the image held into the machine, so that it could run. That changes nothing in the image.
