@@ -7,6 +7,7 @@ use kemari_core::Released;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::Output;
+use crate::block::DiskFault;
 
 /// Which device of a machine. The machine gives the numbers; they must be the same on both nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,7 +56,7 @@ pub enum DeviceEvent {
     /// The guest has let its watchdog run out.
     WatchdogExpired,
     /// The disk failed a request; the guest was told. The text names the disk, the request and the cause.
-    DiskError(String),
+    DiskError(DiskFault),
 }
 
 /// Why saved state was refused. The device is as it was before.

@@ -23,7 +23,7 @@ mod serial;
 mod virtio;
 mod watchdog;
 
-pub use block::{Disk, DiskError, DiskOptions, DiskStats};
+pub use block::{Disk, DiskError, DiskFault, DiskOperation, DiskOptions, DiskStats, OnDiskError};
 pub use device::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Source, SourceId, StateError};
 pub use i8042::I8042;
 pub use net::{Net, NetError, NetOptions, NetStats};

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kemari_vmm::{ConsoleConfig, DiskConfig, MEMORY_MIB_MAX, MEMORY_MIB_MIN, NicConfig, Sink, VCPUS_MAX};
+use kemari_vmm::{ConsoleConfig, DiskConfig, MEMORY_MIB_MAX, MEMORY_MIB_MIN, NicConfig, OnDiskError, Sink, VCPUS_MAX};
 use serde::Deserialize;
 
 use super::{Config, GuestConfig, LinkConfig, Mode, NodeConfig, OnGuestPanic, Problem, ReplicationConfig};
@@ -81,6 +81,8 @@ struct Disk {
     serial: String,
     #[serde(default)]
     read_only: bool,
+    #[serde(default)]
+    on_error: OnDiskError,
 }
 
 #[derive(Deserialize)]
@@ -243,7 +245,7 @@ impl Checker {
 
     fn disks(&mut self, disks: Vec<Disk>) -> Vec<DiskConfig> {
         let mut checked: Vec<DiskConfig> = Vec::new();
-        for (index, Disk { path, serial, read_only }) in disks.into_iter().enumerate() {
+        for (index, Disk { path, serial, read_only, on_error }) in disks.into_iter().enumerate() {
             let (path_key, serial_key) = (format!("disk[{index}].path"), format!("disk[{index}].serial"));
             self.absolute(&path_key, &path);
             let twice = checked.iter().any(|other| other.path == path);
@@ -257,7 +259,7 @@ impl Checker {
             );
             let twice = checked.iter().any(|other| other.serial == serial);
             self.require(!twice, &serial_key, quoted(&serial), "used twice; the guest tells its disks apart by it");
-            checked.push(DiskConfig { path, serial, read_only });
+            checked.push(DiskConfig { path, serial, read_only, on_error });
         }
         checked
     }

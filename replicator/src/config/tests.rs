@@ -84,6 +84,8 @@ fn an_unknown_key_or_a_wrong_type_is_named_with_its_line() {
     assert!(said.contains("invalid type") && said.contains("line 4"), "{said}");
     let said = complaint("memory_mib = 64", "memory_mib = 64\non_guest_panic = \"pray\"");
     assert!(said.contains("pray") && said.contains("failover-once"), "{said}");
+    let said = complaint("serial = \"root\"", "serial = \"root\"\non_error = \"ignore\"");
+    assert!(said.contains("ignore") && said.contains("failover"), "{said}");
     let said = complaint("[link]", "[replication]\nmode = \"fast\"\n[link]");
     assert!(said.contains("fast") && said.contains("event"), "{said}");
 }

@@ -62,7 +62,7 @@ impl Primary {
         let machine = &host.machine;
         let gathered = Gathered::copy(&self.dirty, |run, into| machine.copy_pages(run, into))?;
         let stays_paused = last || self.mode == Mode::Sync;
-        if !stays_paused && !self.stands_still() {
+        if !stays_paused && !self.stands_still() && self.stalled.is_none() {
             host.machine.run();
         }
         let now = Instant::now();

@@ -21,6 +21,7 @@ mod reset;
 mod rival;
 mod server;
 mod signals;
+mod stall;
 mod standby;
 mod stop;
 

@@ -433,9 +433,10 @@ impl Node {
                     self.host.news.emit("crash-kernel", "the guest has panicked, and its own crash kernel takes over");
                 }
                 MachineEvent::MemoryLost => self.memory_lost()?,
-                MachineEvent::DiskError(detail) => {
-                    log::error!("{detail}");
-                    self.host.news.emit("disk-error", &detail);
+                MachineEvent::DiskError(fault) => {
+                    if let Some(Role::Primary(primary)) = &mut self.role {
+                        primary.disk_failed(&mut self.host, &fault)?;
+                    }
                 }
             }
         }

@@ -86,6 +86,8 @@ pub(crate) struct Primary {
     pub(super) outputs: Vec<Output>,
     /// Lost pages that the guest waits for.
     pub(super) mending: Vec<u64>,
+    /// A disk has failed a request that the guest waits for; when it is tried again.
+    pub(super) stalled: Option<Instant>,
     /// Lost pages that nobody has, and the guest has not touched.
     pub(super) unreadable: std::collections::BTreeSet<u64>,
     /// Devices that were ready while the guest stood still for a reason.
@@ -139,6 +141,7 @@ impl Primary {
             dirty: PageSet::empty(pages),
             outputs: Vec::new(),
             mending: Vec::new(),
+            stalled: None,
             unreadable: std::collections::BTreeSet::new(),
             unserved: Vec::new(),
             resumed_at: None,
@@ -191,7 +194,8 @@ impl Primary {
 
     /// Lets the guest run, unless it stands still for a reason.
     pub(super) fn go_on(&mut self, host: &mut Host) {
-        if self.awaiting.is_some() || self.handover.is_some() || self.is_mending() || self.stands_still() {
+        let waits = self.awaiting.is_some() || self.handover.is_some() || self.is_mending() || self.stalled.is_some();
+        if waits || self.stands_still() {
             return;
         }
         host.machine.run();
@@ -212,6 +216,7 @@ impl Primary {
             self.link.as_ref().and_then(Link::next_timeout),
             self.handover.as_ref().map(Handover::deadline),
             self.naming.next_timeout(),
+            self.stalled,
         ]
         .into_iter()
         .flatten()
@@ -233,6 +238,7 @@ impl Primary {
             self.protocol.timeout(now);
         }
         self.resync(host)?;
+        self.continue_stall(now, host);
         self.continue_reset(host)?;
         self.has_more = false;
         loop {

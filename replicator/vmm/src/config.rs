@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use kemari_devices::Sink;
+use kemari_devices::{OnDiskError, Sink};
 
 /// Most vCPUs of a machine.
 pub const VCPUS_MAX: u8 = 8;
@@ -51,6 +51,8 @@ pub struct DiskConfig {
     pub serial: String,
     /// Whether writes are refused.
     pub read_only: bool,
+    /// What becomes of a request that fails.
+    pub on_error: OnDiskError,
 }
 
 /// The serial port (COM1).

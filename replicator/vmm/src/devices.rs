@@ -89,8 +89,8 @@ impl Wiring<'_> {
         let mut disks = Vec::with_capacity(configs.len());
         for (index, config) in configs.iter().enumerate() {
             let (slot, irq) = self.slot()?;
-            let DiskConfig { path, serial, read_only } = config.clone();
-            let disk = Disk::new(self.id(), memory.clone(), irq, &DiskOptions { path, serial, read_only });
+            let DiskConfig { path, serial, read_only, on_error } = config.clone();
+            let disk = Disk::new(self.id(), memory.clone(), irq, &DiskOptions { path, serial, read_only, on_error });
             let disk = disk.map_err(|source| Error::Disk { index, source })?;
             self.wire(&disk, slot)?;
             disks.push(disk);

@@ -32,6 +32,9 @@ mod vcpu;
 pub use boot::check_kernel;
 pub use config::{ConsoleConfig, DiskConfig, MachineConfig, NicConfig, VCPUS_MAX};
 pub use error::{Error, LoadError};
-pub use kemari_devices::{ConsoleStats, DiskStats, Interest, NetStats, Output, OutputKind, Sink, Source, SourceId};
+pub use kemari_devices::{
+    ConsoleStats, DiskFault, DiskOperation, DiskStats, Interest, NetStats, OnDiskError, Output, OutputKind, Sink,
+    Source, SourceId,
+};
 pub use machine::{CutTimings, LostPages, Machine, MachineEvent};
 pub use memory::{MEMORY_MIB_MAX, MEMORY_MIB_MIN, RESET_PAGES};

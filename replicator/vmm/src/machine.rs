@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use kemari_core::{PageRun, PageSet, Released};
 use kemari_devices::{
-    ConsoleStats, Device, DeviceEvent, DeviceId, DiskStats, Interest, NetStats, Output, Source, SourceId,
+    ConsoleStats, Device, DeviceEvent, DeviceId, DiskFault, DiskStats, Interest, NetStats, Output, Source, SourceId,
 };
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -47,8 +47,8 @@ pub enum MachineEvent {
     /// The hardware has lost pages of guest memory; every vCPU that leaves the guest stays out of it. Next comes a pause, and
     /// [`Machine::take_lost`].
     MemoryLost,
-    /// A disk failed a request; the guest was told. The text names the disk, the request and the cause.
-    DiskError(String),
+    /// A disk failed a request. What becomes of it is as the disk was [configured](crate::DiskConfig::on_error).
+    DiskError(DiskFault),
 }
 
 impl MachineEvent {
@@ -415,7 +415,7 @@ impl Machine {
             DeviceEvent::Panic => MachineEvent::Panic,
             DeviceEvent::CrashKernel => MachineEvent::CrashKernel,
             DeviceEvent::WatchdogExpired => MachineEvent::WatchdogExpired,
-            DeviceEvent::DiskError(text) => MachineEvent::DiskError(text),
+            DeviceEvent::DiskError(fault) => MachineEvent::DiskError(fault),
         }));
     }
 
@@ -458,6 +458,17 @@ impl Machine {
     #[must_use]
     pub fn disk_in_flight(&self) -> usize {
         self.devices.disks.iter().map(Device::in_flight).sum()
+    }
+
+    /// Whether a disk waits for a request that has failed: the guest is not to run.
+    #[must_use]
+    pub fn is_disk_stuck(&self) -> bool {
+        self.devices.disks.iter().any(kemari_devices::Disk::is_stuck)
+    }
+
+    /// Tries again what has failed.
+    pub fn retry_disks(&mut self) {
+        self.devices.disks.iter_mut().for_each(kemari_devices::Disk::retry);
     }
 
     /// Asks the guest to shut down: presses the power button or, if the guest does not listen to that, Ctrl-Alt-Del.

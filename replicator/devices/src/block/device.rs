@@ -83,6 +83,7 @@ impl Device for Disk {
 
     fn start(&mut self) {
         self.started = true;
+        self.worker.go_on();
         for job in std::mem::take(&mut self.parked) {
             self.submit(job);
         }
@@ -94,11 +95,12 @@ impl Device for Disk {
         self.started = false;
         // They were released before all that is parked.
         let recalled = self.worker.recall();
-        self.parked.splice(..0, recalled);
+        self.parked.splice(..0, self.failed.take().into_iter().chain(recalled));
     }
 
     fn in_flight(&self) -> usize {
-        self.worker.submitted()
+        // What waits behind a request that has failed is not on its way.
+        if self.failed.is_some() { 0 } else { self.worker.submitted() }
     }
 
     fn kind(&self) -> &'static str {
@@ -122,6 +124,7 @@ impl Device for Disk {
         self.pending_bytes = 0;
         self.parked.clear();
         self.completed.clear();
+        (self.stuck, self.failed) = (None, None);
         self.owes_interrupt = false;
         self.transport.load(checked);
         Ok(())

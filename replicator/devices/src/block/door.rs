@@ -1,7 +1,11 @@
 //! What a disk is made of, what it counts, and why it cannot be made.
 
+use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
+
+use serde::Deserialize;
 
 /// How to make a [`Disk`](crate::Disk).
 #[derive(Clone, Debug)]
@@ -12,6 +16,63 @@ pub struct DiskOptions {
     pub serial: String,
     /// Whether writes are refused.
     pub read_only: bool,
+    /// What becomes of a request that fails.
+    pub on_error: OnDiskError,
+}
+
+/// What becomes of a request that fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnDiskError {
+    /// The guest is told, and does what it does about a disk with an error.
+    #[default]
+    Report,
+    /// It stays unanswered, and the guest stands still until it succeeds.
+    Pause,
+    /// The same; meanwhile the standby is to take over, which does the request on its own host.
+    Failover,
+}
+
+/// What was asked of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskOperation {
+    /// To read.
+    Read,
+    /// To write.
+    Write,
+    /// To bring what was written to stable storage.
+    Flush,
+}
+
+/// A request that has failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskFault {
+    /// The disk's image.
+    pub path: PathBuf,
+    /// What was asked for.
+    pub operation: DiskOperation,
+    /// Of which bytes; empty for a flush.
+    pub range: Range<u64>,
+    /// What the kernel said; none if it said nothing: there was less to be read than there should be.
+    pub errno: Option<i32>,
+    /// What becomes of it.
+    pub on_error: OnDiskError,
+}
+
+impl fmt::Display for DiskFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let DiskFault { path, operation, range, errno, .. } = self;
+        write!(f, "disk {}: ", path.display())?;
+        match operation {
+            DiskOperation::Read => write!(f, "read of {} bytes at {}", range.end - range.start, range.start)?,
+            DiskOperation::Write => write!(f, "write of {} bytes at {}", range.end - range.start, range.start)?,
+            DiskOperation::Flush => f.write_str("flush")?,
+        }
+        match errno {
+            Some(errno) => write!(f, " failed: {}", io::Error::from_raw_os_error(*errno)),
+            None => f.write_str(" failed: the image ends before"),
+        }
+    }
 }
 
 /// Counters of a [`Disk`](crate::Disk), since it was made.

@@ -34,7 +34,7 @@ use crate::output::Payload;
 use crate::virtio::{Chain, Model, Segment, Ticket, Transport, gather, length, scatter};
 use crate::{DeviceEvent, DeviceId, Memory, Output, OutputKind};
 use buffer::Buffer;
-pub use door::{DiskError, DiskOptions, DiskStats};
+pub use door::{DiskError, DiskFault, DiskOperation, DiskOptions, DiskStats, OnDiskError};
 use image::Image;
 use request::{Limits, Request, Wish};
 use worker::{Completion, Job, RequestId, Work, Worker};
@@ -134,6 +134,11 @@ pub struct Disk {
     parked: Vec<Job>,
     /// Completed while stopped.
     completed: Vec<Completion>,
+    on_error: OnDiskError,
+    /// The request that has failed, and must succeed before anything else happens.
+    stuck: Option<RequestId>,
+    /// Its job, unless it is being tried again.
+    failed: Option<Job>,
     /// Whether the guest is owed an interrupt.
     owes_interrupt: bool,
     chain: Chain,
@@ -147,7 +152,7 @@ impl Disk {
     /// # Errors
     /// The image does not exist, cannot be opened, or is where O_DIRECT does not work.
     pub fn new(id: DeviceId, memory: Memory, irq: EventFd, options: &DiskOptions) -> Result<Disk, DiskError> {
-        let DiskOptions { path, serial, read_only } = options;
+        let DiskOptions { path, serial, read_only, on_error } = options;
         let serial =
             padded_serial(serial).ok_or_else(|| DiskError::Serial { path: path.clone(), serial: serial.clone() })?;
         let Image { file, bytes, block_bytes } = Image::open(path, *read_only)?;
@@ -160,7 +165,10 @@ impl Disk {
             serial,
             limits,
             transport: Arc::new(transport),
-            worker: Worker::start(format!("disk {}", id.0), file).map_err(failed)?,
+            worker: Worker::start(format!("disk {}", id.0), file, *on_error != OnDiskError::Report).map_err(failed)?,
+            on_error: *on_error,
+            stuck: None,
+            failed: None,
             started: false,
             backpressure: false,
             next_id: RequestId(0),
@@ -338,19 +346,26 @@ impl Disk {
 
     fn finish(&mut self, Completion { id, work, result }: Completion, events: &mut Vec<DeviceEvent>) {
         // Not there: of a history that a load has replaced.
+        let Some(pending) = self.pending.get(&id) else { return };
+        if let Err(error) = &result {
+            self.stats.errors += 1;
+            events.push(DeviceEvent::DiskError(self.fault(&work, pending.range.clone(), error)));
+            if self.on_error != OnDiskError::Report {
+                // Its chain stays taken, so that whoever goes on from a checkpoint does it again.
+                self.stuck = Some(id);
+                self.failed = Some(Job { id, work });
+                return;
+            }
+        }
         let Some(pending) = self.pending.remove(&id) else { return };
         self.pending_bytes -= pending.bytes();
+        self.stuck.take_if(|stuck| *stuck == id);
         let status = match result {
             Ok(()) => {
                 self.count(&work);
                 VIRTIO_BLK_S_OK
             }
-            Err(error) => {
-                self.stats.errors += 1;
-                let path = self.path.display();
-                events.push(DeviceEvent::DiskError(format!("disk {path}: {} failed: {error}", described(&work))));
-                VIRTIO_BLK_S_IOERR
-            }
+            Err(_) => VIRTIO_BLK_S_IOERR,
         };
         if pending.answered {
             return;
@@ -360,6 +375,29 @@ impl Disk {
                 self.answer(pending.ticket, pending.status, status, &place, &buffer);
             }
             _ => self.answer(pending.ticket, pending.status, status, &[], &[]),
+        }
+    }
+
+    fn fault(&self, work: &Work, range: Range<u64>, error: &std::io::Error) -> DiskFault {
+        let operation = match work {
+            Work::Read { .. } => DiskOperation::Read,
+            Work::Write { .. } => DiskOperation::Write,
+            Work::Flush => DiskOperation::Flush,
+        };
+        let on_error = self.on_error;
+        DiskFault { path: self.path.clone(), operation, range, errno: error.raw_os_error(), on_error }
+    }
+
+    /// Whether a request has failed and is not answered: the guest waits for it.
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        self.stuck.is_some()
+    }
+
+    /// Tries again what has failed.
+    pub fn retry(&mut self) {
+        if let Some(job) = self.failed.take() {
+            self.worker.retry(job);
         }
     }
 
@@ -418,12 +456,4 @@ fn padded_serial(serial: &str) -> Option<[u8; SERIAL_BYTES]> {
     let printable = !serial.is_empty() && serial.bytes().all(|byte| byte.is_ascii_graphic());
     padded.get_mut(..serial.len()).filter(|_| printable)?.copy_from_slice(serial.as_bytes());
     Some(padded)
-}
-
-fn described(work: &Work) -> String {
-    match work {
-        Work::Read { offset, buffer } => format!("read of {} bytes at {offset}", buffer.len()),
-        Work::Write { offset, buffer, .. } => format!("write of {} bytes at {offset}", buffer.len()),
-        Work::Flush => "flush".to_owned(),
-    }
 }

@@ -71,6 +71,8 @@ struct Waiting {
     jobs: VecDeque<Job>,
     /// Nothing more comes.
     closed: bool,
+    /// A job has failed, and those behind it must not go before it.
+    halted: bool,
 }
 
 impl Queue {
@@ -80,7 +82,7 @@ impl Queue {
 
     /// The next one, as soon as there is one; `None` after the last.
     fn next(&self) -> Option<Job> {
-        let idle = |waiting: &mut Waiting| waiting.jobs.is_empty() && !waiting.closed;
+        let idle = |waiting: &mut Waiting| (waiting.jobs.is_empty() || waiting.halted) && !waiting.closed;
         self.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner).jobs.pop_front()
     }
 }
@@ -114,13 +116,16 @@ impl Done {
 }
 
 impl Worker {
+    /// With `halts` nothing is done after a job that failed until it is [tried again](Worker::retry), or all is
+    /// [begun anew](Worker::go_on).
+    ///
     /// # Errors
     /// No eventfd or no thread is to be had.
-    pub(super) fn start(name: String, file: File) -> io::Result<Worker> {
+    pub(super) fn start(name: String, file: File, halts: bool) -> io::Result<Worker> {
         let done = Arc::new(Done { completions: Mutex::new(Vec::new()), event: EventFd::new(EFD_NONBLOCK)? });
         let queue = Arc::new(Queue::default());
         let (their_queue, their_done) = (Arc::clone(&queue), Arc::clone(&done));
-        thread::Builder::new().name(name).spawn(move || run(&file, &their_queue, &their_done))?;
+        thread::Builder::new().name(name).spawn(move || run(&file, halts, &their_queue, &their_done))?;
         Ok(Worker { queue, done, submitted: 0 })
     }
 
@@ -136,6 +141,19 @@ impl Worker {
     pub(super) fn submit(&mut self, job: Job) {
         self.submitted += 1;
         self.queue.lock().jobs.push_back(job);
+        self.queue.changed.notify_one();
+    }
+
+    /// Does a job that has failed once more, and then what waits behind it.
+    pub(super) fn retry(&mut self, job: Job) {
+        self.submitted += 1;
+        self.queue.lock().jobs.push_front(job);
+        self.go_on();
+    }
+
+    /// Goes on without the job that has failed.
+    pub(super) fn go_on(&self) {
+        self.queue.lock().halted = false;
         self.queue.changed.notify_one();
     }
 
@@ -165,9 +183,12 @@ impl Drop for Worker {
     }
 }
 
-fn run(file: &File, queue: &Queue, done: &Done) {
+fn run(file: &File, halts: bool, queue: &Queue, done: &Done) {
     while let Some(Job { id, mut work }) = queue.next() {
         let result = perform(file, &mut work);
+        if halts && result.is_err() {
+            queue.lock().halted = true;
+        }
         done.push(Completion { id, work, result });
     }
 }

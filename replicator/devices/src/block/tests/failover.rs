@@ -1,6 +1,7 @@
 //! What a standby makes of the disk of a primary that died, at whatever point.
 
-use super::rig::{Rig, directory, image, sector};
+use super::super::*;
+use super::rig::{IMAGE_SECTORS, Rig, directory, image, sector};
 use crate::Device;
 
 /// A primary that stops after `released` of its outputs were released and, if `done`, completed.
@@ -161,4 +162,80 @@ fn foreign_state_is_refused() {
             }
         }
     }
+}
+
+/// An image that ends before what is asked for: EIO, in effect.
+fn cut(path: &super::Path) {
+    std::fs::File::options().write(true).open(path).and_then(|file| file.set_len(4096)).expect("truncated");
+}
+
+#[test]
+fn what_failed_waits_and_nothing_behind_it_goes_before_it() {
+    let room = directory();
+    let path = image(&room);
+    let mut rig = Rig::with(&path, false, OnDiskError::Pause);
+    rig.disk.start();
+    rig.drive(1 << VIRTIO_BLK_F_FLUSH);
+    cut(&path);
+    rig.read(0, 100);
+    rig.write(1, 3, 0xa1);
+    rig.settle();
+    assert_eq!((rig.used(), rig.disk.is_stuck(), rig.disk.in_flight()), (vec![], true, 0));
+    assert_eq!(sector(&path, 3), 3, "not before what failed");
+    let [DeviceEvent::DiskError(fault)] = &rig.events[..] else { panic!("{:?}", rig.events) };
+    assert_eq!(
+        (fault.operation, fault.range.clone(), fault.on_error),
+        (DiskOperation::Read, 51_200..51_712, OnDiskError::Pause)
+    );
+    // It fails again, and is told again.
+    rig.disk.retry();
+    rig.drain();
+    assert_eq!((rig.used(), rig.disk.is_stuck(), rig.events.len()), (vec![], true, 2));
+    std::fs::File::options()
+        .write(true)
+        .open(&path)
+        .and_then(|file| file.set_len(IMAGE_SECTORS * 512))
+        .expect("longer");
+    rig.disk.retry();
+    assert!(rig.disk.is_stuck(), "until it has succeeded");
+    rig.settle();
+    assert_eq!((rig.used(), rig.disk.is_stuck()), (vec![0, 1], false));
+    assert_eq!((rig.data_of(0, 512), sector(&path, 3)), (vec![0; 512], 0xa1));
+}
+
+#[test]
+fn what_failed_here_is_done_by_the_standby() {
+    let room = directory();
+    let path = image(&room);
+    let mut old = Rig::with(&path, false, OnDiskError::Failover);
+    old.disk.start();
+    old.drive(1 << VIRTIO_BLK_F_FLUSH);
+    cut(&path);
+    old.read(0, 100);
+    old.write(1, 3, 0xa1);
+    old.settle();
+    assert!(old.disk.is_stuck() && old.used().is_empty());
+    let (state, content) = (old.state(), old.content());
+    old.disk.stop();
+    // Its own way to the disk is well.
+    std::fs::File::options()
+        .write(true)
+        .open(&path)
+        .and_then(|file| file.set_len(IMAGE_SECTORS * 512))
+        .expect("longer");
+    let mut new = Rig::new(&path, false);
+    new.load(&state, &content);
+    new.disk.start();
+    new.notify();
+    new.settle();
+    let mut used = new.used();
+    used.sort_unstable();
+    assert_eq!((used, sector(&path, 3)), (vec![0, 1], 0xa1));
+    // And the one that failed may follow from here, and lead again.
+    old.load(&state, &content);
+    assert!(!old.disk.is_stuck());
+    old.disk.start();
+    old.notify();
+    old.settle();
+    assert_eq!(old.used().len(), 2);
 }

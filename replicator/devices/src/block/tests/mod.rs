@@ -177,7 +177,8 @@ fn an_error_of_the_host_is_told_to_the_guest_and_reported() {
     rig.read(0, 100);
     rig.settle();
     assert_eq!((rig.used(), rig.status_of(0)), (vec![0], IOERR));
-    let [DeviceEvent::DiskError(text)] = &rig.events[..] else { panic!("{:?}", rig.events) };
+    let [DeviceEvent::DiskError(fault)] = &rig.events[..] else { panic!("{:?}", rig.events) };
+    let text = fault.to_string();
     assert!(text.contains(&path.display().to_string()) && text.contains("read of 512 bytes at 51200"), "{text}");
 }
 
@@ -237,7 +238,12 @@ fn the_image_is_open_for_direct_io_only() {
 fn what_is_no_disk_is_refused_by_name() {
     let room = directory();
     let open = |path: &Path, serial: &str| {
-        let options = DiskOptions { path: path.to_owned(), serial: serial.to_owned(), read_only: false };
+        let options = DiskOptions {
+            path: path.to_owned(),
+            serial: serial.to_owned(),
+            read_only: false,
+            on_error: OnDiskError::Report,
+        };
         let memory = Memory::from_ranges(&[(GuestAddress(0), 4096)]).expect("memory");
         Disk::new(ID, memory, EventFd::new(0).expect("eventfd"), &options).map(|_| ()).expect_err("no disk")
     };

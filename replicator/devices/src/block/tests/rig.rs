@@ -76,9 +76,13 @@ pub(super) struct Rig {
 
 impl Rig {
     pub(super) fn new(path: &Path, read_only: bool) -> Rig {
+        Rig::with(path, read_only, OnDiskError::Report)
+    }
+
+    pub(super) fn with(path: &Path, read_only: bool, on_error: OnDiskError) -> Rig {
         let memory = Memory::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]).expect("memory");
         let irq = EventFd::new(EFD_NONBLOCK).expect("eventfd");
-        let options = DiskOptions { path: path.to_owned(), serial: "serial-7".to_owned(), read_only };
+        let options = DiskOptions { path: path.to_owned(), serial: "serial-7".to_owned(), read_only, on_error };
         let disk = Disk::new(ID, memory.clone(), irq.try_clone().expect("eventfd"), &options).expect("disk");
         let gate = Gate::new(generation(), Epoch::FIRST, 1 << 20);
         Rig { disk, memory, irq, gate, events: Vec::new(), next_avail: 0, seen_used: 0 }
