@@ -57,7 +57,7 @@ answer alone 1
 dies beta
 becomes "a lost standby" alpha 'authority +no consent to run unprotected: the cluster says 1 to alone'
 says "output is held" 'gate +closed' ask alpha status
-says "how it was lost" 'alone --guest web --node alpha --generation 2-[0-9a-f]+ --peer beta --how lost' asked alone
+says "how it was lost" 'alone --guest web --node alpha --generation 2-[0-9a-f]+ --epoch [0-9]+ --peer beta --how lost' asked alone
 answer alone 0
 becomes "consent" alpha 'gate +open'
 

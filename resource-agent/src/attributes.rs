@@ -1,6 +1,46 @@
 //! The names of a guest's node attributes, as `crm_mon -A` shows them.
 
-/// Asks the node to mark itself outdated in the generation that is the value.
+use std::fmt;
+use std::str::FromStr;
+
+use kemari_core::Generation;
+
+use crate::authority::parse_generation;
+
+/// What a primary asks of a standby that it has lost: to mark itself outdated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wish {
+    /// In this generation.
+    pub(crate) generation: Generation,
+    /// The epoch in progress when it was asked. A standby that holds it was in sync since, and the wish is about an earlier loss.
+    pub(crate) epoch: u64,
+}
+
+impl Wish {
+    /// Whether it is about the loss of a standby that holds `epoch` of `generation`.
+    pub(crate) fn is_about(self, generation: &str, epoch: u64) -> bool {
+        self.generation.to_string() != generation || epoch < self.epoch
+    }
+}
+
+impl fmt::Display for Wish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.generation, self.epoch)
+    }
+}
+
+impl FromStr for Wish {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Wish, String> {
+        let wrong = || format!("{text:?} is not a wish: not GENERATION@EPOCH");
+        let (generation, epoch) = text.split_once('@').ok_or_else(wrong)?;
+        let generation = parse_generation(generation).map_err(|_| wrong())?;
+        Ok(Wish { generation, epoch: epoch.parse().map_err(|_| wrong())? })
+    }
+}
+
+/// Asks the node to mark itself outdated; the value is a [`Wish`].
 pub(crate) fn outdate(guest: &str) -> String {
     format!("kemari-{guest}-outdate")
 }
@@ -18,4 +58,21 @@ pub(crate) fn holds(guest: &str) -> String {
 /// One of those that operators look at: `role`, `state`, `generation`, `epoch`, `commit-age`.
 pub(crate) fn shown(guest: &str, name: &str) -> String {
     format!("kemari-{guest}-{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wish_about_an_earlier_loss_is_told_from_one_about_this() {
+        let wish = Wish { generation: Generation { number: 7, id: 0x9f3 }, epoch: 5 };
+        assert_eq!(wish.to_string().parse(), Ok(wish));
+        let generation = wish.generation.to_string();
+        assert!(wish.is_about(&generation, 4) && !wish.is_about(&generation, 5) && !wish.is_about(&generation, 6));
+        assert!(wish.is_about("6-0000000000000001", 9));
+        for text in ["", "7-9f3", "7-9f3@", "7-9f3@x", "@5", "7@5"] {
+            assert!(text.parse::<Wish>().is_err(), "{text:?}");
+        }
+    }
 }

@@ -56,7 +56,7 @@ mod tests {
             "promote --guest web --node beta --from 7-9f3 --to 8-51bc",
             "boot --guest web --node alpha --from 1-1 --to 2-2 --first",
             "boot --guest web --node alpha --from 1-1 --to 2-2 --insist",
-            "alone --guest web --node alpha --peer beta --generation 7-9f3 --how lost",
+            "alone --guest web --node alpha --peer beta --generation 7-9f3 --epoch 12 --how lost",
             "protect --guest web --node alpha --peer beta --generation 7-9f3",
         ] {
             let arguments = handler.into_iter().chain(verb.split(' '));

@@ -59,9 +59,9 @@ impl Clerk {
                 }
                 self.grant(question, from, first).map(Answer::Granted)
             }
-            Question::Alone { generation, peer, parting, insist } => {
+            Question::Alone { generation, epoch, peer, parting, insist } => {
                 if let Some(handler) = &self.handler {
-                    handler.alone(*generation, peer.as_deref(), *parting, *insist)?;
+                    handler.alone(*generation, *epoch, peer.as_deref(), *parting, *insist)?;
                 }
                 let reason = if *insist { ConsentReason::Operator } else { ConsentReason::NamedAlone };
                 self.memory().consent(*generation, reason).map(Answer::Consented)

@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use kemari_core::Generation;
+use kemari_core::{Epoch, Generation};
 use wait_timeout::ChildExt;
 
 use super::{AuthorityError, Parting, Question};
@@ -70,19 +70,21 @@ impl Handler {
         }
     }
 
-    /// Asks whether the primary of `generation` may go on without `peer`.
+    /// Asks whether the primary of `generation`, in which `epoch` is in progress, may go on without `peer`.
     ///
     /// # Errors
     /// It says no, or what it did is not known.
     pub(super) fn alone(
         &self,
         generation: Generation,
+        epoch: Epoch,
         peer: Option<&str>,
         parting: Parting,
         insist: bool,
     ) -> Result<(), AuthorityError> {
         let mut arguments = Vec::new();
         option(&mut arguments, "--generation", Some(generation.to_string()));
+        option(&mut arguments, "--epoch", Some(epoch.to_string()));
         option(&mut arguments, "--peer", peer.map(str::to_owned));
         let how = match parting {
             Parting::Lost => "lost",

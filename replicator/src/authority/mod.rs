@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use kemari_control::Standing;
-use kemari_core::{Consent, ConsentReason, Generation};
+use kemari_core::{Consent, ConsentReason, Epoch, Generation};
 
 use self::clerk::Clerk;
 pub use self::error::AuthorityError;
@@ -74,6 +74,8 @@ pub enum Question {
     Alone {
         /// Its generation.
         generation: Generation,
+        /// The epoch in progress, which no standby holds.
+        epoch: Epoch,
         /// The standby that it has lost, if there ever was one.
         peer: Option<String>,
         /// How it was lost.

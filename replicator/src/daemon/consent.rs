@@ -85,9 +85,12 @@ impl Primary {
             self.naming.retry_at = None;
             return Ok(());
         };
-        if let Question::Protect { peer, .. } = &question {
+        match &question {
             // From here on it may be named, whatever is answered.
-            self.naming.standby = Some(peer.clone());
+            Question::Protect { peer, .. } => self.naming.standby = Some(peer.clone()),
+            // From here on it may not be, and it may have been asked to mark itself outdated: both are put right by naming it.
+            Question::Alone { .. } => self.naming.named = false,
+            _ => {}
         }
         host.authority.ask(question)?;
         self.naming.asking = Some(self.gate.epoch());
@@ -100,7 +103,8 @@ impl Primary {
         let stalled = !self.is_covered() && self.handover.is_none() && self.gate.consent().is_none();
         if self.naming.insist || (stalled && host.authority.has_handler()) {
             let Naming { standby, parting, insist, .. } = &self.naming;
-            return Some(Question::Alone { generation, peer: standby.clone(), parting: *parting, insist: *insist });
+            let (peer, epoch) = (standby.clone(), self.gate.epoch());
+            return Some(Question::Alone { generation, epoch, peer, parting: *parting, insist: *insist });
         }
         let peer = self.protocol.status().peer?;
         let name_it = self.is_protected() && !(self.naming.named && self.naming.standby.as_ref() == Some(&peer));

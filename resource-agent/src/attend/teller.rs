@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use kemari_control::{Client, Replication, Role, Status};
+use kemari_control::{Client, ImageName, Replication, Role, Status};
 
 use super::{Options, death, score};
-use crate::attributes;
+use crate::attributes::{self, Wish};
 use crate::authority::{Facts, Policy, held_elsewhere};
 use crate::cluster::{Attributes, ClusterError, Membership, RecordDoor, Standing};
 use crate::guest::Guest;
@@ -219,7 +219,17 @@ impl Teller {
     /// The primary wishes to go on without this standby.
     fn serve_wish(&mut self, status: &Status) -> Result<(), ClusterError> {
         let Some(wish) = self.own.get(&attributes::outdate(&status.guest))? else { return Ok(()) };
-        if self.outdated.as_ref() != Some(&wish) && death::outdate(&self.binary, &self.guest.config, status, &wish)? {
+        if self.outdated.as_ref() == Some(&wish) {
+            return Ok(());
+        }
+        let asked: Wish =
+            wish.parse().map_err(|reason| ClusterError::Unreadable { command: "attrd_updater", reason })?;
+        let is_earlier = |image: &ImageName| !asked.is_about(&image.generation, image.epoch);
+        if status.image.as_ref().is_some_and(is_earlier) {
+            // It was in sync since; its primary will withdraw the wish, or has died before it could.
+            return Ok(());
+        }
+        if death::outdate(&self.binary, &self.guest.config, status, &asked.generation.to_string())? {
             self.outdated = Some(wish);
         }
         Ok(())

@@ -27,7 +27,7 @@ pub(crate) struct Facts<'a> {
 pub(crate) enum Decision {
     /// Nothing: the record says it already.
     Already,
-    /// Swap the record that was looked at for this one.
+    /// Swap the record that was looked at for one that says this.
     Swap(Record),
     /// Make the first record.
     Create(Record),
@@ -48,9 +48,12 @@ pub(crate) struct Promotion<'a> {
 
 pub(crate) fn promote(facts: &Facts<'_>, promotion: &Promotion<'_>) -> Decision {
     let target = Record::alone(promotion.to, facts.node);
-    let record = match current(facts, promotion.from, &target) {
+    if already(facts, &target) {
+        return Decision::Already;
+    }
+    let record = match current(facts, promotion.from) {
         Ok(record) => record,
-        Err(decision) => return decision,
+        Err(refusal) => return Decision::No(refusal),
     };
     let other = record.other_than(facts.node);
     if other.is_none() || promotion.handed_over_by == other {
@@ -88,12 +91,15 @@ pub(crate) fn boot(facts: &Facts<'_>, boot: &Boot) -> Decision {
         let allowed = boot.first || boot.insist;
         return if allowed { Decision::Create(target) } else { Decision::No(Refusal::NoRecord) };
     };
-    if boot.insist && *record != target {
+    if already(facts, &target) {
+        return Decision::Already;
+    }
+    if boot.insist {
         return insisted(facts, record, target);
     }
-    let record = match current(facts, boot.from, &target) {
+    let record = match current(facts, boot.from) {
         Ok(record) => record,
-        Err(decision) => return decision,
+        Err(refusal) => return Decision::No(refusal),
     };
     let first_named = record.primary == facts.node;
     match (record.standby.is_some(), facts.other) {
@@ -144,14 +150,16 @@ pub(crate) struct Alone<'a> {
 
 pub(crate) fn alone(facts: &Facts<'_>, alone: &Alone<'_>) -> Decision {
     let target = Record::alone(alone.generation, facts.node);
-    let record = match current(facts, alone.generation, &target) {
+    let record = match current(facts, alone.generation) {
         Ok(record) => record,
-        Err(decision) => return decision,
+        Err(refusal) => return Decision::No(refusal),
     };
     if record.primary != facts.node {
         return Decision::No(Refusal::NotPrimary { node: facts.node.to_owned(), record: record.clone() });
     }
-    if alone.insist {
+    // If it names no standby it is swapped nevertheless: a change that was on its way, of which nobody knew what became, is lost
+    // from then on. It might have named the standby later, when that is outdated.
+    if alone.insist || record.standby.is_none() {
         return Decision::Swap(target);
     }
     if facts.policy.unprotected == Unprotected::Never {
@@ -175,31 +183,35 @@ pub(crate) fn alone(facts: &Facts<'_>, alone: &Alone<'_>) -> Decision {
 /// The standby `peer` holds everything, and its acknowledgements gate the output already.
 pub(crate) fn protect(facts: &Facts<'_>, peer: &str, generation: Generation) -> Decision {
     let target = Record::protected(generation, facts.node, peer);
-    let record = match current(facts, generation, &target) {
+    let record = match current(facts, generation) {
         Ok(record) => record,
-        Err(decision) => return decision,
+        Err(refusal) => return Decision::No(refusal),
     };
     if record.primary != facts.node {
         return Decision::No(Refusal::NotPrimary { node: facts.node.to_owned(), record: record.clone() });
     }
     match &record.standby {
         None => Decision::Swap(target),
+        // As above: a consent that was on its way is lost.
+        Some(named) if named == peer => Decision::Swap(target),
         // It would be forgotten without having agreed to it.
         Some(named) => Decision::No(Refusal::OtherStandby { named: named.clone(), peer: peer.to_owned() }),
     }
 }
 
-/// The record, if it is of the generation that the asking node speaks of and names that node; else what follows already.
-fn current<'a>(facts: &Facts<'a>, generation: Generation, target: &Record) -> Result<&'a Record, Decision> {
-    let record = facts.record.ok_or(Decision::No(Refusal::NoRecord))?;
-    if record == target {
-        return Err(Decision::Already);
-    }
+/// Whether a generation was granted before, by an attempt of which nobody heard: its id was drawn for that attempt alone.
+fn already(facts: &Facts<'_>, target: &Record) -> bool {
+    facts.record.is_some_and(|record| record.says_the_same_as(target))
+}
+
+/// The record, if it is of the generation that the asking node speaks of and names that node.
+fn current<'a>(facts: &Facts<'a>, generation: Generation) -> Result<&'a Record, Refusal> {
+    let record = facts.record.ok_or(Refusal::NoRecord)?;
     if record.generation != generation {
-        return Err(Decision::No(Refusal::OtherHistory { record: record.clone(), known: generation }));
+        return Err(Refusal::OtherHistory { record: record.clone(), known: generation });
     }
     if !record.names(facts.node) {
-        return Err(Decision::No(Refusal::NotNamed { record: record.clone(), node: facts.node.to_owned() }));
+        return Err(Refusal::NotNamed { record: record.clone(), node: facts.node.to_owned() });
     }
     Ok(record)
 }

@@ -14,6 +14,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kemari_core::Generation;
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
 pub(crate) use decide::{Boot, Decision, Facts, Promotion, boot, promote};
 pub use record::{Record, RecordError};
@@ -127,6 +128,9 @@ enum Verb {
         /// The generation of which this node is the primary
         #[arg(long, value_parser = parse_generation)]
         generation: Generation,
+        /// The epoch in progress there, which no standby holds
+        #[arg(long)]
+        epoch: u64,
         /// How the standby was lost
         #[arg(long, value_enum)]
         how: Loss,
@@ -186,8 +190,20 @@ enum Answer {
 /// Exit status of an answer that is not certain.
 const UNKNOWN: u8 = 3;
 
+/// A replicator that is killed asks no more: whatever was granted to it then would be lost with it, and the guest that the other
+/// node could still resume.
+fn die_with_who_asks() {
+    let parent = getppid();
+    let bound = set_parent_process_death_signal(Some(Signal::KILL));
+    // It may have died before that.
+    if bound.is_err() || getppid() != parent {
+        std::process::exit(UNKNOWN.into());
+    }
+}
+
 /// Answers, with 0 for yes, 1 for no and 3 if it is not known; the reason is the last line on stderr.
 pub(crate) fn run(options: &Options) -> ExitCode {
+    die_with_who_asks();
     let policy = match options.policy_file.as_deref().map(Policy::from_file) {
         None => options.policy,
         Some(Ok(policy)) => policy,

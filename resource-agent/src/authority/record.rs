@@ -11,12 +11,15 @@ const NAME_BYTES: usize = 255;
 /// Why a text is no record, or no part of one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    /// Not three fields with one space between them.
-    #[error("{0:?} is not a record: not GENERATION ID NODE[,NODE]")]
+    /// Not four fields, or three, with one space between them.
+    #[error("{0:?} is not a record: not GENERATION ID NODE[,NODE] CHANGES")]
     Fields(String),
     /// The generation's number or id.
     #[error("{0:?} is not a generation: not a number, and an id of 1 to 16 hexadecimal digits")]
     Generation(String),
+    /// How often it was changed.
+    #[error("{0:?} is not how often a record was changed")]
+    Changes(String),
     /// A name that cannot stand in a record.
     #[error("{0:?} is not a name that a record can hold: letters, digits, '-', '_', '.' and ':'")]
     Name(String),
@@ -25,7 +28,7 @@ pub enum RecordError {
     Nodes(String),
 }
 
-/// `GENERATION ID NODE[,NODE]`.
+/// `GENERATION ID NODE[,NODE] CHANGES`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// The current history.
@@ -34,19 +37,34 @@ pub struct Record {
     pub primary: String,
     /// The node that holds its data, too, and may be promoted.
     pub standby: Option<String>,
+    /// How often the record was changed. What it says may recur, but no record does: a swap that was on its way for too long
+    /// finds another one than it was meant for.
+    pub changes: u64,
 }
 
 impl Record {
     /// The record in which `primary` is the only one to hold the data.
     #[must_use]
     pub fn alone(generation: Generation, primary: &str) -> Record {
-        Record { generation, primary: primary.to_owned(), standby: None }
+        Record { generation, primary: primary.to_owned(), standby: None, changes: 0 }
     }
 
     /// The record in which `standby` may be promoted.
     #[must_use]
     pub fn protected(generation: Generation, primary: &str, standby: &str) -> Record {
-        Record { generation, primary: primary.to_owned(), standby: Some(standby.to_owned()) }
+        Record { generation, primary: primary.to_owned(), standby: Some(standby.to_owned()), changes: 0 }
+    }
+
+    /// The same as the one that takes the place of `previous`.
+    #[must_use]
+    pub fn after(self, previous: &Record) -> Record {
+        Record { changes: previous.changes.wrapping_add(1), ..self }
+    }
+
+    /// Whether the two differ at most in how often they were changed.
+    #[must_use]
+    pub fn says_the_same_as(&self, other: &Record) -> bool {
+        (self.generation, &self.primary, &self.standby) == (other.generation, &other.primary, &other.standby)
     }
 
     /// Whether it says that `node` holds the data.
@@ -66,10 +84,10 @@ impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Generation { number, id } = self.generation;
         write!(f, "{number} {id:016x} {}", self.primary)?;
-        match &self.standby {
-            Some(standby) => write!(f, ",{standby}"),
-            None => Ok(()),
+        if let Some(standby) = &self.standby {
+            write!(f, ",{standby}")?;
         }
+        write!(f, " {}", self.changes)
     }
 }
 
@@ -78,7 +96,12 @@ impl FromStr for Record {
 
     fn from_str(text: &str) -> Result<Record, RecordError> {
         let fields: Vec<&str> = text.split(' ').collect();
-        let [number, id, nodes] = fields[..] else { return Err(RecordError::Fields(text.to_owned())) };
+        let (number, id, nodes, changes) = match fields[..] {
+            [number, id, nodes, changes] => (number, id, nodes, changes),
+            // As an operator may have written it.
+            [number, id, nodes] => (number, id, nodes, "0"),
+            _ => return Err(RecordError::Fields(text.to_owned())),
+        };
         let generation = generation_of(number, id)?;
         let (primary, standby) = match nodes.split_once(',') {
             Some((primary, standby)) => (primary, Some(standby)),
@@ -88,7 +111,8 @@ impl FromStr for Record {
             return Err(RecordError::Nodes(nodes.to_owned()));
         }
         let standby = standby.map(name).transpose()?;
-        Ok(Record { generation, primary: name(primary)?, standby })
+        let changes = unsigned(changes).ok_or_else(|| RecordError::Changes(changes.to_owned()))?;
+        Ok(Record { generation, primary: name(primary)?, standby, changes })
     }
 }
 
@@ -101,12 +125,16 @@ pub(crate) fn parse_generation(text: &str) -> Result<Generation, RecordError> {
 fn generation_of(number: &str, id: &str) -> Result<Generation, RecordError> {
     let wrong = || RecordError::Generation(format!("{number}-{id}"));
     // Signs are numbers to the standard library.
-    if !number.bytes().all(|byte| byte.is_ascii_digit()) || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+    if !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(wrong());
     }
-    let number = number.parse().map_err(|_| wrong())?;
+    let number = unsigned(number).ok_or_else(wrong)?;
     let id = u64::from_str_radix(id, 16).map_err(|_| wrong())?;
     Ok(Generation { number, id })
+}
+
+fn unsigned(text: &str) -> Option<u64> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
 /// Takes `text` as a name if a record, an XPath and an attribute's name can hold it without quoting.
@@ -125,8 +153,9 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         for (record, text) in [
-            (Record::alone(G, "alpha"), "7 00000000000009f3 alpha"),
-            (Record::protected(G, "alpha", "beta"), "7 00000000000009f3 alpha,beta"),
+            (Record::alone(G, "alpha"), "7 00000000000009f3 alpha 0"),
+            (Record::protected(G, "alpha", "beta"), "7 00000000000009f3 alpha,beta 0"),
+            (Record { changes: 12, ..Record::alone(G, "alpha") }, "7 00000000000009f3 alpha 12"),
         ] {
             assert_eq!(record.to_string(), text);
             assert_eq!(text.parse(), Ok(record));
@@ -146,6 +175,9 @@ mod tests {
             " 7 9f3 alpha",
             "7 9f3 alpha ",
             "7 9f3 alpha beta",
+            "7 9f3 alpha -1",
+            "7 9f3 alpha 1 2",
+            "7 9f3 alpha 18446744073709551616",
             "7 9f3 alpha,",
             "7 9f3 ,beta",
             "7 9f3 alpha,alpha",
@@ -166,6 +198,15 @@ mod tests {
         for text in ["", "7", "7-", "-9f3", "7-9f3-1", "7 9f3"] {
             assert!(parse_generation(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn no_record_recurs_though_what_it_says_does() {
+        let first = Record::alone(G, "alpha");
+        let between = Record::protected(G, "alpha", "beta").after(&first);
+        let again = Record::alone(G, "alpha").after(&between);
+        assert!(again.says_the_same_as(&first) && !between.says_the_same_as(&first));
+        assert_ne!(again.to_string(), first.to_string());
     }
 
     #[test]

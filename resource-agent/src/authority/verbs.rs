@@ -7,8 +7,8 @@ use kemari_core::Generation;
 
 use super::decide::{self, Alone, Boot, Decision, Facts, Promotion};
 use super::refusal::Refusal;
-use super::{Answer, Loss, Policy, Verb, parse_generation};
-use crate::attributes;
+use super::{Answer, Loss, Policy, Verb, Who, parse_generation};
+use crate::attributes::{self, Wish};
 use crate::cluster::{Attributes, ClusterError, Membership, RecordDoor, Standing, Stored, Swap};
 
 /// How long the other node may take to mark itself outdated before the answer is no, for this time.
@@ -40,10 +40,10 @@ pub(super) fn answer(verb: &Verb, policy: Policy) -> Result<Answer, ClusterError
             }
             Ok(answer)
         }
-        Verb::Alone { who, peer, generation, how, insist } => {
+        Verb::Alone { who, peer, generation, epoch, how, insist } => {
             let left = *how == Loss::Left;
             let alone = Alone { peer: peer.as_deref(), generation: *generation, left, insist: *insist, outdated: None };
-            go_on_alone(&who.guest, &who.node, policy, alone)
+            go_on_alone(who, policy, alone, *epoch)
         }
         Verb::Protect { who, peer, generation } => {
             let door = RecordDoor::new(&who.guest);
@@ -119,6 +119,7 @@ fn carry_out(door: &RecordDoor, scene: &Scene, decision: Decision) -> Result<Ans
         (Decision::Already, _) => return Ok(Answer::Yes),
         (Decision::No(refusal), _) => return Ok(Answer::No(refusal)),
         (Decision::Swap(target), Some(stored)) => {
+            let target = target.after(&stored.record);
             let swapped = door.swap(stored, &target);
             (target, swapped)
         }
@@ -149,7 +150,9 @@ fn settled(door: &RecordDoor, target: &super::Record) -> Result<Answer, ClusterE
     })
 }
 
-fn go_on_alone(guest: &str, node: &str, policy: Policy, mut alone: Alone<'_>) -> Result<Answer, ClusterError> {
+fn go_on_alone(who: &Who, policy: Policy, mut alone: Alone<'_>, epoch: u64) -> Result<Answer, ClusterError> {
+    let (guest, node) = (&who.guest, &who.node);
+    let wish = Wish { generation: alone.generation, epoch };
     let door = RecordDoor::new(guest);
     let deadline = Instant::now() + OUTDATE_LIMIT;
     let mut asked = false;
@@ -166,7 +169,7 @@ fn go_on_alone(guest: &str, node: &str, policy: Policy, mut alone: Alone<'_>) ->
             return Ok(Answer::No(Refusal::NoAnswer(standby.to_owned())));
         }
         let round = deadline.min(Instant::now() + OUTDATE_ROUND);
-        alone.outdated = ask_to_be_outdated(guest, standby, alone.generation, asked, round)?;
+        alone.outdated = ask_to_be_outdated(guest, standby, wish, asked, round)?;
         asked = true;
         if alone.outdated == Some(alone.generation) {
             return carry_out(&door, &scene, decide::alone(&facts, &alone));
@@ -178,7 +181,7 @@ fn go_on_alone(guest: &str, node: &str, policy: Policy, mut alone: Alone<'_>) ->
 fn ask_to_be_outdated(
     guest: &str,
     standby: &str,
-    generation: Generation,
+    wish: Wish,
     mut asked: bool,
     until: Instant,
 ) -> Result<Option<Generation>, ClusterError> {
@@ -186,12 +189,12 @@ fn ask_to_be_outdated(
     loop {
         let word = attributes.get(&attributes::outdated(guest))?;
         let word = word.and_then(|word| parse_generation(&word).ok());
-        if word == Some(generation) || Instant::now() >= until {
+        if word == Some(wish.generation) || Instant::now() >= until {
             return Ok(word);
         }
         // Not before its word was looked for: if its replicator died it has said so unasked.
         if !asked {
-            attributes.set(&attributes::outdate(guest), &generation.to_string())?;
+            attributes.set(&attributes::outdate(guest), &wish.to_string())?;
             asked = true;
         }
         thread::sleep(OUTDATE_POLL);

@@ -134,7 +134,7 @@ mod tests {
         let stored = stored("<nvpair id=\"kemari-kemari-web\" name=\"kemari-web\" value=\"7 9f3 alpha,beta\"/>\n")
             .expect("a record");
         assert_eq!(stored.text, "7 9f3 alpha,beta");
-        assert_eq!(stored.record.to_string(), "7 00000000000009f3 alpha,beta");
+        assert_eq!(stored.record.to_string(), "7 00000000000009f3 alpha,beta 0");
     }
 
     #[test]

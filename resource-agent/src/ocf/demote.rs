@@ -1,10 +1,17 @@
 //! Demote: the guest goes on elsewhere, or is shut down.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use kemari_control::{Replication, Request, Role, Status};
 
 use super::environment::Environment;
 use super::{Code, Failure, Outcome, process, request, status};
 use crate::cluster::{ClusterError, Intention, Membership};
+
+/// How far apart two nodes may hear that the whole cluster is to stop.
+const SHUTDOWNS_APART: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(100);
 
 pub(super) fn demote(environment: &Environment) -> Outcome {
     match status(environment) {
@@ -52,6 +59,14 @@ fn goes_on(environment: &Environment, status: &Status) -> Result<bool, ClusterEr
     if Intention::read(environment.resource())? == Intention::NotPromoted {
         return Ok(false);
     }
-    let membership = Membership::read()?;
+    let mut membership = Membership::read()?;
+    let shuts_down = |membership: &Membership, name: &str| membership.node(name).is_some_and(|node| node.shutdown);
+    // `pcs cluster stop --all` reaches one node after the other. A guest that was handed over to a node that is about to stop, too,
+    // would be thrown away; meanwhile it runs.
+    let until = Instant::now() + SHUTDOWNS_APART;
+    while shuts_down(&membership, &status.node) && !shuts_down(&membership, standby) && Instant::now() < until {
+        thread::sleep(LOOK);
+        membership = Membership::read()?;
+    }
     Ok([standby, &status.node].into_iter().any(|name| membership.node(name).is_some_and(|node| node.may_run_primary())))
 }

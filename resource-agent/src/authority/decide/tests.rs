@@ -207,3 +207,18 @@ fn of_a_consent_and_a_promotion_that_race_one_fails() {
     assert!(!is_yes(&promote(&member("beta", &consented), &promotion)));
     assert!(!is_yes(&alone(&member("alpha", &promoted), &plea)));
 }
+
+/// A change of which nobody knows what became may take effect as late as it likes: whoever asks again makes it fail.
+#[test]
+fn what_is_so_already_is_swapped_nevertheless() {
+    let before = Record::alone(NOW, "alpha");
+    let facts = |record| facts("alpha", Some(record), Standing::Member, FENCED);
+    let Decision::Swap(protected) = protect(&facts(&before), "beta", NOW) else { panic!("nobody else is named") };
+    let plea = Alone { peer: Some("beta"), insist: false, generation: NOW, left: false, outdated: None };
+    let Decision::Swap(alone) = alone(&facts(&before), &plea) else { panic!("nobody else is named") };
+    assert_ne!(alone.after(&before), before, "the late change would find what it was meant for");
+    let named = protected.after(&before);
+    assert!(
+        matches!(protect(&facts(&named), "beta", NOW), Decision::Swap(again) if again.clone().after(&named) != named)
+    );
+}
