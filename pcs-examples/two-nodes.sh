@@ -3,7 +3,8 @@
 #
 # For: the smallest cluster that survives the death of a host. Run it on one node, once, when the cluster is up and
 # /etc/kemari/web.toml is on both nodes (`kemari-replicator check /etc/kemari/web.toml` says what is missing). Fencing comes
-# next: fencing.sh. Without it the guest survives the death of a replicator, and stands still when a whole node is lost.
+# before: fencing.sh. Who sets stonith-enabled=false instead has a guest that survives the death of a replicator, and stands still
+# when a whole node is lost.
 set -eu
 
 # This node is to boot the guest for the first time. On a guest that ran before this is refused, and nothing is lost.
