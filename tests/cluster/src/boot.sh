@@ -29,9 +29,6 @@ ip link set guest0 master br-web
 ip link set tap-web master br-web
 for wire in ring0 repl0 guest0 tap-web br-web; do ip link set "$wire" up; done
 
-export PCMK_logfile=$dir/pacemaker.log PCMK_logfacility=none
-corosync -f >>"$dir/corosync.log" 2>&1 &
-until corosync-cfgtool -s >/dev/null 2>&1; do sleep 0.05; done
-pacemakerd -f >>"$dir/pacemakerd.log" 2>&1 &
+"$dir/cluster-start" "$dir"
 # bash as process 1 also waits for whoever has lost its parent.
 while :; do wait -n || sleep 0.2; done

@@ -18,6 +18,7 @@ use crate::fence::Fence;
 use crate::machine::{Machine, Wire};
 
 const BOOT: &str = include_str!("boot.sh");
+const CLUSTER_START: &str = include_str!("cluster_start.sh");
 /// Milliseconds after which corosync takes a silent node for dead; the loss is then agreed upon for 1.2 times as long.
 const TOKEN_MS: u32 = 1000;
 const TICK: Duration = Duration::from_millis(20);
@@ -153,8 +154,9 @@ impl Cluster {
             let node = self.node(name);
             let status = node.sh("kemari-replicator status --socket /run/kemari/web.sock 2>&1").unwrap_or_default();
             let _ = writeln!(text, "--- {name}: {status}");
-            for log in ["kemari.log", "pacemaker.log"] {
-                let lines = fs::read_to_string(node.directory().join(log)).unwrap_or_default();
+            let supervisor = node.sh("cat /run/resource-agents/kemari-web.log").unwrap_or_default();
+            let pacemaker = fs::read_to_string(node.directory().join("pacemaker.log")).unwrap_or_default();
+            for (log, lines) in [("the replicator's log", supervisor), ("pacemaker.log", pacemaker)] {
                 let lines: Vec<&str> = lines.lines().filter(|line| !line.contains("pacemaker-based")).collect();
                 let _ = writeln!(text, "--- {name}, {log}:\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
             }
@@ -201,9 +203,13 @@ fn install(root: &Path, home: &Path, name: NodeName, programs: &Programs) -> Res
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).map_err(io("set permissions"))
     };
     write("boot", BOOT)?;
+    write("cluster-start", CLUSTER_START)?;
     write("upper/etc/corosync/corosync.conf", &corosync_conf())?;
     write("upper/etc/kemari/web.toml", &guest_config(root, name, number))?;
-    write("upper/usr/sbin/fence_kemari_test", &Fence::agent(&root.join("fence")))?;
+    // By the name that the example uses, too: these hosts' BMCs are what they are.
+    for agent in ["fence_kemari_test", "fence_ipmilan"] {
+        write(&format!("upper/usr/sbin/{agent}"), &Fence::agent(&root.join("fence")))?;
+    }
     let copies = [
         (&programs.replicator, "upper/usr/sbin/kemari-replicator"),
         (&programs.agent, "upper/usr/sbin/kemari-agent"),

@@ -18,6 +18,10 @@ metadata)
   <parameters>
     <parameter name="action" unique="0" required="1"><content type="string" default="off"/><shortdesc lang="en">What to do</shortdesc></parameter>
     <parameter name="port" unique="0" required="0"><content type="string"/><shortdesc lang="en">Host</shortdesc></parameter>
+    <parameter name="ip" unique="0" required="0"><content type="string"/><shortdesc lang="en">As fence_ipmilan has it</shortdesc></parameter>
+    <parameter name="username" unique="0" required="0"><content type="string"/><shortdesc lang="en">As fence_ipmilan has it</shortdesc></parameter>
+    <parameter name="password_script" unique="0" required="0"><content type="string"/><shortdesc lang="en">As fence_ipmilan has it</shortdesc></parameter>
+    <parameter name="lanplus" unique="0" required="0"><content type="boolean"/><shortdesc lang="en">As fence_ipmilan has it</shortdesc></parameter>
   </parameters>
   <actions>
     <action name="on" automatic="0"/><action name="off"/><action name="reboot"/><action name="status"/>

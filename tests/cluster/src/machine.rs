@@ -16,6 +16,21 @@ use crate::error::{ClusterError, io};
 const LIMIT: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(5);
 
+/// Stands in for cibadmin on a host, and lets a test choose the moment of a swap: while `hold` is there a swap waits before it
+/// is made, and says so by `held`; while `refuse` is there another swap has always been first.
+const SWAP_DOOR: &str = r#"#!/bin/sh
+case "$*" in
+*--modify*kemari-kemari-*)
+    if [ -e /run/kemari-swap.hold ]; then
+        : >/run/kemari-swap.held
+        while [ -e /run/kemari-swap.hold ]; do sleep 0.02; done
+    fi
+    [ ! -e /run/kemari-swap.refuse ] || exit 105
+    ;;
+esac
+exec /usr/sbin/cibadmin.real "$@"
+"#;
+
 /// The networks a host is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wire {
@@ -135,6 +150,61 @@ impl Machine {
         ip(&format!("link set {} up", self.port(wire)))
     }
 
+    /// What is sent to it over a wire is lost, and what it sends is not: a broken receiver.
+    pub(crate) fn deafen(&self, wire: Wire) -> Result<(), ClusterError> {
+        // Its bridge neither knows where it is nor asks everybody.
+        let port = self.port(wire);
+        ip(&format!(
+            "link set {port} type bridge_slave flood off mcast_flood off bcast_flood off learning off fdb_flush"
+        ))
+    }
+
+    /// Mends its receiver.
+    pub(crate) fn undeafen(&self, wire: Wire) -> Result<(), ClusterError> {
+        let port = self.port(wire);
+        ip(&format!("link set {port} type bridge_slave flood on mcast_flood on bcast_flood on learning on"))
+    }
+
+    /// Ends Pacemaker as `pcs cluster stop` does: everything that runs here is stopped or moved first. Returns at once.
+    pub(crate) fn stop_pacemaker(&self) -> Result<(), ClusterError> {
+        self.sh("pkill --signal TERM --exact pacemakerd").map(drop)
+    }
+
+    /// Whether Pacemaker runs here.
+    pub(crate) fn has_pacemaker(&self) -> bool {
+        self.sh("pgrep --exact pacemakerd").is_ok()
+    }
+
+    /// Ends Corosync, as `pcs cluster stop` does once Pacemaker has ended.
+    pub(crate) fn stop_corosync(&self) -> Result<(), ClusterError> {
+        self.sh("pkill --signal TERM --exact corosync; while pgrep --exact corosync >/dev/null; do sleep 0.05; done")
+            .map(drop)
+    }
+
+    /// Starts both again, as `pcs cluster start` does.
+    pub(crate) fn start_cluster(&self) -> Result<(), ClusterError> {
+        let script = self.directory.join("cluster-start");
+        self.sh(&format!("setsid {} {} </dev/null >/dev/null 2>&1 &", script.display(), self.directory.display()))
+            .map(drop)
+    }
+
+    /// From now on what changes a guest's record on this host can be held back: see [`SWAP_DOOR`].
+    pub(crate) fn put_swap_door(&self) -> Result<(), ClusterError> {
+        let door = self.directory.join("swap-door");
+        fs::write(&door, SWAP_DOOR).map_err(io("write the swap door"))?;
+        let door = door.display();
+        self.sh(&format!(
+            "cp -a /usr/sbin/cibadmin /usr/sbin/cibadmin.real && cp {door} /usr/sbin/cibadmin.door && \
+             chmod 755 /usr/sbin/cibadmin.door && mv /usr/sbin/cibadmin.door /usr/sbin/cibadmin"
+        ))
+        .map(drop)
+    }
+
+    /// Takes the door away again.
+    pub(crate) fn remove_swap_door(&self) -> Result<(), ClusterError> {
+        self.sh("mv /usr/sbin/cibadmin.real /usr/sbin/cibadmin && rm -f /run/kemari-swap.*").map(drop)
+    }
+
     /// A command on this host, to be run.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
@@ -162,6 +232,14 @@ impl Machine {
         let socket = PathBuf::from(format!("/proc/{}/root/run/kemari/web.sock", self.init));
         let status = Client::connect(&socket).and_then(|mut client| client.status());
         status.map_err(|source| ClusterError::Control { node: self.name.to_string(), source })
+    }
+
+    /// What its replicator and their supervisors have said since it was switched on last.
+    pub(crate) fn replicator_log(&self) -> String {
+        let supervisor = self.sh("cat /run/resource-agents/kemari-web.log").unwrap_or_default();
+        // Pacemaker tells agents to write to its own log.
+        let pacemaker = fs::read_to_string(self.directory.join("pacemaker.log")).unwrap_or_default();
+        supervisor + pacemaker.as_str()
     }
 
     /// Sends a signal to its replicator.

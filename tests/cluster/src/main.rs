@@ -118,7 +118,11 @@ fn run(arguments: &Arguments) -> Result<bool, ClusterError> {
         }
     }
     print!("{}", timings.table());
-    Ok(failed == 0)
+    let far_missed = timings.far_missed();
+    for event in &far_missed {
+        println!("FAILED  {event}: it takes more than {} times as long as it is to take", report::HEADROOM);
+    }
+    Ok(failed == 0 && far_missed.is_empty())
 }
 
 /// Another cluster: what a scenario that failed has left behind must not make the next one fail.

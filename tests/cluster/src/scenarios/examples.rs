@@ -28,6 +28,64 @@ fn wrong<T>(what: impl Into<String>) -> Result<T> {
     Err(ClusterError::Wrong(what.into()))
 }
 
+/// What the README says, from two bare nodes to a protected guest and a manual failover, with Pacemaker's own defaults.
+pub(super) fn readme(cluster: &Cluster, _: &mut Timings, _: usize) -> Result<String> {
+    if setup::exists(cluster) {
+        return wrong("there is a guest already; this is to be the first scenario of a cluster");
+    }
+    cluster.sh("pcs property set stonith-enabled=")?;
+    for name in NODES {
+        cluster.node(name).sh("kemari-replicator check /etc/kemari/web.toml")?;
+    }
+    example(cluster, "fencing.sh alpha 192.0.2.1 beta 192.0.2.2")?;
+    example(cluster, "two-nodes.sh")?;
+    setup::protected(cluster, LIMIT)?;
+    if setup::primary(cluster)? != NodeName::Alpha {
+        return wrong("the guest was to boot on the node where two-nodes.sh was run");
+    }
+    shows_both(cluster)?;
+    let ledger = Ledger::open(33)?;
+    ledger.wait_for_answers(LIMIT)?;
+    example(cluster, "manual-failover.sh")?;
+    setup::protected(cluster, LIMIT)?;
+    setup::agrees(cluster)?;
+    if setup::primary(cluster)? != NodeName::Beta {
+        return wrong("manual-failover.sh did not move the guest");
+    }
+    // As the README promises: the loss of a whole node.
+    cluster.node(NodeName::Beta).kill()?;
+    ledger.wait_for_answers(LIMIT)?;
+    restart(cluster, NodeName::Beta)?;
+    setup::protected(cluster, LIMIT)?;
+    setup::agrees(cluster)?;
+    let devices = "fence-alpha fence-beta";
+    cluster
+        .sh(&format!("pcs property set stonith-enabled=false && for d in {devices}; do pcs stonith delete $d; done"))?;
+    cluster.sh("crm_resource --wait")?;
+    Ok(format!("{} entries", ledger.close(cluster)?))
+}
+
+/// An operator sees of both nodes what they are and what they hold.
+fn shows_both(cluster: &Cluster) -> Result<()> {
+    let mut text = String::new();
+    // It is told once nothing has happened for a while.
+    let shown = cluster.wait("for crm_mon to show both nodes", Duration::from_secs(20), |cluster| {
+        text = cluster.sh("crm_mon -1 -A")?;
+        let values = |name: &str| {
+            let name = format!("* kemari-web-{name}");
+            let pairs = text.lines().filter_map(|line| line.split_once(':'));
+            let of_name = pairs.filter(|(left, _)| left.trim() == name);
+            of_name.map(|(_, value)| value.trim().to_owned()).collect::<Vec<_>>()
+        };
+        let both = |name: &str, wanted: [&str; 2]| wanted.iter().all(|value| values(name).iter().any(|is| is == value));
+        let twice = |name: &str| values(name).iter().filter(|value| !value.is_empty()).count() == 2;
+        Ok(both("role", ["primary", "standby"])
+            && both("state", ["protected", "in-sync"])
+            && ["generation", "epoch", "commit-age"].into_iter().all(twice))
+    });
+    shown.map(drop).map_err(|error| ClusterError::Wrong(format!("{error}: {text}")))
+}
+
 pub(super) fn vip(cluster: &Cluster, _: &mut Timings, _: usize) -> Result<String> {
     example(cluster, &format!("vip.sh {ADDRESS}"))?;
     for _ in 0..2 {
@@ -92,7 +150,7 @@ pub(super) fn replace_node(cluster: &Cluster, _: &mut Timings, _: usize) -> Resu
         setup::protected(cluster, LIMIT)?;
     }
     let ledger = Ledger::open(32)?;
-    example(cluster, "fencing.sh fence_kemari_test pcmk_host_list=alpha,beta pcmk_host_check=static-list")?;
+    example(cluster, "fencing.sh --shared fence_kemari_test pcmk_host_list=alpha,beta pcmk_host_check=static-list")?;
     let dead = NodeName::Beta;
     cluster.node(dead).kill()?;
     ledger.wait_for_answers(LIMIT)?;

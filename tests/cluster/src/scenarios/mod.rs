@@ -1,11 +1,17 @@
 //! What the cluster is put through. Each scenario begins and ends with a guest that is protected.
 
+mod boots;
 mod examples;
 mod gates;
+mod handovers;
+mod hangs;
 mod hardware;
 mod losses;
 mod moves;
+mod partitions;
+mod policies;
 mod setup;
+mod stops;
 
 use crate::cluster::Cluster;
 use crate::error::ClusterError;
@@ -39,6 +45,7 @@ const fn scenario(name: &'static str, about: &'static str, play: Play) -> Scenar
 pub(crate) const ALL: &[Scenario] = &[
     scenario("gates", "ocf-tester, ocft, xmllint, crm_resource and pcs on the agent", Play::Bare(gates::gates)),
     scenario("floor", "the same events with ocf:pacemaker:Stateful", Play::Bare(floor::measure)),
+    scenario("readme", "from two bare nodes to a protected guest and a manual failover", Play::Bare(examples::readme)),
     scenario("primary-killed", "kill -9 of the primary replicator", Play::Guest(losses::primary_killed)),
     scenario("standby-killed", "kill -9 of the standby replicator", Play::Guest(losses::standby_killed)),
     scenario("move", "crm_resource --move, --ban and --clear", Play::Guest(moves::moved)),
@@ -47,6 +54,22 @@ pub(crate) const ALL: &[Scenario] = &[
         "primary-hangs",
         "SIGSTOP of the primary, which wakes after the failover",
         Play::Guest(losses::primary_hangs),
+    ),
+    scenario("standby-hangs", "SIGSTOP of the standby, which wakes or is ended", Play::Guest(hangs::standby_hangs)),
+    scenario("handover-cut", "a planned move cut between demote and promote", Play::Guest(handovers::handover_cut)),
+    scenario("cluster-stop", "pcs cluster stop on the primary's node", Play::Guest(stops::cluster_stop_one)),
+    scenario("cluster-stop-all", "pcs cluster stop --all, then start", Play::Guest(stops::cluster_stop_all)),
+    scenario("both-lost", "both nodes die; the record says who boots", Play::Guest(boots::both_lost)),
+    scenario(
+        "partitions",
+        "every link and direction is cut, without fencing",
+        Play::Guest(partitions::without_fencing),
+    ),
+    scenario("partitions-fenced", "the same with fencing", Play::Guest(partitions::with_fencing)),
+    scenario(
+        "unprotected",
+        "unprotected=never, fenced and always, changed at run time",
+        Play::Guest(policies::unprotected),
     ),
     scenario("node-standby", "pcs node standby and unstandby of the primary's node", Play::Guest(moves::node_standby)),
     scenario("replication-cut", "the replication link is cut and heals", Play::Guest(losses::replication_cut)),

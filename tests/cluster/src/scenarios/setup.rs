@@ -13,12 +13,17 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// A guest that is protected: made if there is none, waited for otherwise.
 pub(super) fn ready(cluster: &Cluster) -> Result<()> {
-    if cluster.sh("crm_resource --query-xml -r web-clone >/dev/null 2>&1 && echo there").is_err() {
+    if !exists(cluster) {
         let examples = cluster.node(NodeName::Alpha).directory().join("examples");
         // On alpha, in any case: it is the one that is to boot the guest.
         cluster.node(NodeName::Alpha).sh(&format!("{}/two-nodes.sh", examples.display()))?;
     }
     protected(cluster, LIMIT).map(drop)
+}
+
+/// Whether the cluster has a guest.
+pub(super) fn exists(cluster: &Cluster) -> bool {
+    cluster.sh("crm_resource --query-xml -r web-clone >/dev/null 2>&1 && echo there").is_ok()
 }
 
 /// Waits until the guest runs on one node, is protected by the other, and the record names both.
@@ -42,11 +47,18 @@ pub(super) fn status(cluster: &Cluster, name: NodeName) -> Result<Status> {
     cluster.node(name).status()
 }
 
+/// Prints the record.
+const READ_RECORD: &str =
+    "cibadmin --query --xpath \"//nvpair[@name='kemari-web']\" | sed -n 's/.*value=\"\\([^\"]*\\)\".*/\\1/p'";
+
 /// The record in the CIB.
 pub(super) fn record(cluster: &Cluster) -> Result<String> {
-    let line =
-        "cibadmin --query --xpath \"//nvpair[@name='kemari-web']\" | sed -n 's/.*value=\"\\([^\"]*\\)\".*/\\1/p'";
-    Ok(cluster.sh(line)?.trim().to_owned())
+    Ok(cluster.sh(READ_RECORD)?.trim().to_owned())
+}
+
+/// The record in the CIB of one node, which may be in the cluster alone.
+pub(super) fn record_on(cluster: &Cluster, name: NodeName) -> Result<String> {
+    Ok(cluster.node(name).sh(READ_RECORD)?.trim().to_owned())
 }
 
 /// How many nodes a record names.
