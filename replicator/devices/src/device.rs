@@ -159,6 +159,11 @@ pub trait Device: Send {
     /// or "watchdog".
     fn kind(&self) -> &'static str;
 
+    /// Why a failover does no harm to what goes on between the guest and this device: what happened since the last checkpoint is
+    /// undone, and happens again, perhaps otherwise, and nobody may be able to tell. A device for which there is no such reason has no
+    /// place in a machine.
+    fn replay(&self) -> &'static str;
+
     /// The version of what [`save`](Device::save) writes.
     fn state_version(&self) -> u16;
 

@@ -16,7 +16,8 @@ use crate::bank::Bank;
 use crate::device::{decode, encode};
 use crate::{BusDevice, Device, DeviceEvent, DeviceId, Output, Source, SourceId, StateError};
 
-const KIND: &str = "i8042";
+pub(crate) const KIND: &str = "i8042";
+pub(crate) const REPLAY: &str = "all of it is in the saved state. A reset that it asks for is asked for again.";
 const STATE_VERSION: u16 = 1;
 
 const DATA: u64 = 0;
@@ -338,6 +339,10 @@ impl Device for I8042 {
 
     fn kind(&self) -> &'static str {
         KIND
+    }
+
+    fn replay(&self) -> &'static str {
+        REPLAY
     }
 
     fn state_version(&self) -> u16 {

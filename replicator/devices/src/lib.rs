@@ -35,5 +35,17 @@ pub use serial::{ConsoleStats, Serial, Sink, SinkError};
 pub use virtio::{MMIO_BYTES, QUEUE_NOTIFY};
 pub use watchdog::Watchdog;
 
+/// The devices that a guest may have: each by its kind, and why it is [safe](Device::replay) to do again what it did.
+pub const ALLOWED: [(&str, &str); 8] = [
+    (net::KIND, net::REPLAY),
+    (block::KIND, block::REPLAY),
+    (serial::KIND, serial::REPLAY),
+    (rng::KIND, rng::REPLAY),
+    (i8042::KIND, i8042::REPLAY),
+    (power::KIND, power::REPLAY),
+    (pvpanic::KIND, pvpanic::REPLAY),
+    (watchdog::KIND, watchdog::REPLAY),
+];
+
 /// Guest memory. Every write to it from here goes through vm-memory, so that its bitmap knows the page is dirty.
 pub type Memory = vm_memory::GuestMemoryMmap<vm_memory::bitmap::AtomicBitmap>;

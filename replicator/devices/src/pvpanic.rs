@@ -13,7 +13,9 @@ use crate::bank::Bank;
 use crate::device::{decode, encode};
 use crate::{BusDevice, Device, DeviceEvent, DeviceId, Output, Source, SourceId, StateError};
 
-const KIND: &str = "pvpanic";
+pub(crate) const KIND: &str = "pvpanic";
+pub(crate) const REPLAY: &str =
+    "all of it is in the saved state. A panic after the last checkpoint has not happened yet.";
 const STATE_VERSION: u16 = 1;
 
 /// The kernel has panicked.
@@ -109,6 +111,10 @@ impl Device for Pvpanic {
 
     fn kind(&self) -> &'static str {
         KIND
+    }
+
+    fn replay(&self) -> &'static str {
+        REPLAY
     }
 
     fn state_version(&self) -> u16 {

@@ -16,7 +16,9 @@ use crate::device::{decode, encode};
 use crate::virtio::{Chain, Model, Transport, TransportState, length, scatter};
 use crate::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Memory, Output, Source, SourceId, StateError};
 
-const KIND: &str = "rng";
+pub(crate) const KIND: &str = "rng";
+pub(crate) const REPLAY: &str = "randomness after the last checkpoint is forgotten with everything that came of it, of which nobody \
+    has seen anything. The guest asks again and gets other bytes.";
 const STATE_VERSION: u16 = 1;
 
 const QUEUE: usize = 0;
@@ -120,6 +122,10 @@ impl Device for Rng {
 
     fn kind(&self) -> &'static str {
         KIND
+    }
+
+    fn replay(&self) -> &'static str {
+        REPLAY
     }
 
     fn state_version(&self) -> u16 {

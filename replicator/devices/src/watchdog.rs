@@ -19,7 +19,9 @@ use crate::bank::Bank;
 use crate::device::{decode, encode};
 use crate::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Output, Source, SourceId, StateError};
 
-const KIND: &str = "watchdog";
+pub(crate) const KIND: &str = "watchdog";
+pub(crate) const REPLAY: &str =
+    "what is left of its time is in the saved state, and none goes by while the guest stands still.";
 const STATE_VERSION: u16 = 1;
 
 /// Offsets of the registers: two of 16 bits, one of 8.
@@ -219,6 +221,10 @@ impl Device for Watchdog {
 
     fn kind(&self) -> &'static str {
         KIND
+    }
+
+    fn replay(&self) -> &'static str {
+        REPLAY
     }
 
     fn state_version(&self) -> u16 {

@@ -6,6 +6,7 @@
 
 mod file;
 mod problem;
+mod refused;
 #[cfg(test)]
 mod tests;
 
@@ -179,9 +180,13 @@ impl Config {
     /// # Errors
     /// As [`load`](Config::load).
     pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
-        let file: File = toml::from_str(text)
-            .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?;
-        file.checked().map_err(|problems| ConfigError::Invalid { path: path.to_owned(), problems })
+        let parse_error = |source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) };
+        let invalid = |problems| ConfigError::Invalid { path: path.to_owned(), problems };
+        let refused = refused::requests(&toml::from_str(text).map_err(parse_error)?);
+        if !refused.is_empty() {
+            return Err(invalid(refused));
+        }
+        toml::from_str::<File>(text).map_err(parse_error)?.checked().map_err(invalid)
     }
 
     /// What the machine is made of.

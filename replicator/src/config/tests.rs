@@ -96,3 +96,35 @@ fn everything_that_is_wrong_is_said_at_once() {
     let Err(ConfigError::Invalid { problems, .. }) = parse(&text) else { panic!("must be refused") };
     assert_eq!(problems.len(), 2);
 }
+
+#[test]
+fn a_device_that_cannot_be_replayed_is_refused_with_the_reason() {
+    for (from, to, key, reason) in [
+        ("tap = \"tap-web\"", "tap = \"tap-web\"\nvhost = true", "nic[0].vhost = true", "before a checkpoint covers"),
+        (
+            "tap = \"tap-web\"",
+            "tap = \"tap-web\"\nbackend = \"vhost-user\"",
+            "nic[0].backend = \"vhost-user\"",
+            "in flight",
+        ),
+        ("[link]", "[[vfio]]\nhost = \"01:00.0\"\n[link]", "vfio = ...", "real device"),
+        ("[link]", "[[device]]\nkind = \"virtio-fs\"\n[link]", "device[0].kind = \"virtio-fs\"", "use disk"),
+        ("[link]", "[[device]]\ntype = \"virtio-vsock\"\n[link]", "device[0].type = \"virtio-vsock\"", "queues"),
+        ("memory_mib = 64", "memory_mib = 64\nballoon = true", "guest.balloon = true", "both nodes"),
+    ] {
+        let said = complaint(from, to);
+        assert!(said.contains(key) && said.contains("not allowed") && said.contains(reason), "{said}");
+    }
+    // A name is no request.
+    parse(&GOOD.replacen("\"web\"", "\"vfio\"", 1)).expect("good");
+}
+
+#[test]
+fn the_manual_page_has_every_device_with_its_reason() {
+    let page = include_str!("../../man/kemari-replicator.toml.5");
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let page = words(page);
+    for (kind, reason) in kemari_vmm::ALLOWED_DEVICES {
+        assert!(page.contains(&format!(".B {kind} {}", words(reason))), "{kind}: {reason}");
+    }
+}

@@ -207,3 +207,21 @@ fn irqfd(vm: &VmFd, line: u32) -> Result<EventFd, Error> {
     vm.register_irqfd(&event, line).map_err(failed("KVM_IRQFD"))?;
     Ok(event)
 }
+
+#[cfg(test)]
+mod tests {
+    use kemari_devices::ALLOWED;
+
+    use crate::machine::bare;
+
+    #[test]
+    fn no_device_is_there_that_may_not_be() {
+        let Some(machine) = bare() else { return };
+        let mut kinds = Vec::new();
+        for device in machine.devices.all() {
+            assert!(ALLOWED.contains(&(device.kind(), device.replay())), "{}", device.kind());
+            kinds.push(device.kind());
+        }
+        assert_eq!(kinds, ["serial", "i8042", "power", "pvpanic", "rng", "watchdog"]);
+    }
+}

@@ -32,6 +32,7 @@ mod vcpu;
 pub use boot::check_kernel;
 pub use config::{ConsoleConfig, DiskConfig, MachineConfig, NicConfig, VCPUS_MAX};
 pub use error::{Error, LoadError};
+pub use kemari_devices::ALLOWED as ALLOWED_DEVICES;
 pub use kemari_devices::{
     ConsoleStats, DiskFault, DiskOperation, DiskStats, Interest, NetStats, OnDiskError, Output, OutputKind, Sink,
     Source, SourceId,

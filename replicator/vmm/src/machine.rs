@@ -500,3 +500,26 @@ impl Machine {
         self.devices.serial().stats()
     }
 }
+
+/// A machine with nothing in it, for tests; none without KVM.
+#[cfg(test)]
+pub(crate) fn bare() -> Option<Machine> {
+    if std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_err() {
+        assert!(std::env::var_os("CI").is_none(), "/dev/kvm cannot be used, and CI must not skip");
+        eprintln!("SKIPPED: /dev/kvm cannot be used");
+        return None;
+    }
+    let config = MachineConfig {
+        name: "test".to_owned(),
+        vcpus: 2,
+        memory_mib: 16,
+        kernel: std::path::PathBuf::new(),
+        initrd: None,
+        cmdline: String::new(),
+        nics: Vec::new(),
+        disks: Vec::new(),
+        console: crate::ConsoleConfig { sink: crate::Sink::None, hold: false },
+        watchdog: true,
+    };
+    Some(Machine::new(&config).expect("a machine"))
+}

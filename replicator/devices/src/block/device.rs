@@ -13,7 +13,9 @@ use crate::output::Payload;
 use crate::virtio::TransportState;
 use crate::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Output, Source, SourceId, StateError};
 
-const KIND: &str = "disk";
+pub(crate) const KIND: &str = "disk";
+pub(crate) const REPLAY: &str = "a write is done, and answered, only when a checkpoint covers it, and done again in the same order \
+    where that is not certain: the same bytes at the same place. A read is asked again.";
 const STATE_VERSION: u16 = 1;
 
 /// The requests are in the transport's: the chains taken are those that are held, waiting or in flight.
@@ -105,6 +107,10 @@ impl Device for Disk {
 
     fn kind(&self) -> &'static str {
         KIND
+    }
+
+    fn replay(&self) -> &'static str {
+        REPLAY
     }
 
     fn state_version(&self) -> u16 {

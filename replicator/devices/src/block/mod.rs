@@ -16,6 +16,8 @@ mod request;
 mod tests;
 mod worker;
 
+pub(crate) use device::{KIND, REPLAY};
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;

@@ -13,7 +13,9 @@ use crate::output::Payload;
 use crate::virtio::TransportState;
 use crate::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Output, Source, SourceId, StateError};
 
-const KIND: &str = "net";
+pub(crate) const KIND: &str = "net";
+pub(crate) const REPLAY: &str = "a frame leaves only when a checkpoint covers it. One that was received after the last checkpoint is \
+    lost, as a network may lose it, and whoever sent it sends it again.";
 const STATE_VERSION: u16 = 1;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -120,6 +122,10 @@ impl Device for Net {
 
     fn kind(&self) -> &'static str {
         KIND
+    }
+
+    fn replay(&self) -> &'static str {
+        REPLAY
     }
 
     fn state_version(&self) -> u16 {

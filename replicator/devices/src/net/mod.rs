@@ -13,6 +13,8 @@ mod tap;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use device::{KIND, REPLAY};
+
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;

@@ -15,7 +15,9 @@ use crate::bank::Bank;
 use crate::device::{decode, encode};
 use crate::{BusDevice, Device, DeviceEvent, DeviceId, Output, Source, SourceId, StateError};
 
-const KIND: &str = "power";
+pub(crate) const KIND: &str = "power";
+pub(crate) const REPLAY: &str = "all of it is in the saved state. A button that was pressed after the last checkpoint has to be \
+    pressed again.";
 const STATE_VERSION: u16 = 1;
 
 /// Offsets of the registers, each of two bytes.
@@ -197,6 +199,10 @@ impl Device for PowerManagement {
 
     fn kind(&self) -> &'static str {
         KIND
+    }
+
+    fn replay(&self) -> &'static str {
+        REPLAY
     }
 
     fn state_version(&self) -> u16 {

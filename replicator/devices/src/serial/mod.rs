@@ -25,7 +25,9 @@ use crate::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Output, Source, 
 use port::{Port, RECEIVE_BYTES_MAX, UartState};
 use sink::Outlet;
 
-const KIND: &str = "serial";
+pub(crate) const KIND: &str = "serial";
+pub(crate) const REPLAY: &str = "what the guest says is held until a checkpoint covers it, and said again where that is not certain: \
+    every byte at least once. What is typed is lost with the epoch, as on a line with a fault.";
 const STATE_VERSION: u16 = 1;
 
 /// Index of the port among the sources: the guest has sent something, or has room to receive.
@@ -321,6 +323,10 @@ impl Device for Serial {
 
     fn kind(&self) -> &'static str {
         KIND
+    }
+
+    fn replay(&self) -> &'static str {
+        REPLAY
     }
 
     fn state_version(&self) -> u16 {
