@@ -1,6 +1,6 @@
 //! Guests that crash by themselves, and one that will not shut down: what two real nodes make of them.
 
-#![allow(clippy::expect_used, reason = "a test says by these what it wanted")]
+#![allow(clippy::expect_used, clippy::panic, reason = "a test says by these what it wanted")]
 
 #[path = "../vmm/tests/common/mod.rs"]
 mod common;

@@ -1,7 +1,7 @@
 //! A large guest that is reset: it stays protected all the while, and whoever resumes it on the way has it boot, too. The peer is taken for
 //! lost after 250 ms.
 
-#![allow(clippy::expect_used, reason = "a test says by these what it wanted")]
+#![allow(clippy::expect_used, clippy::panic, reason = "a test says by these what it wanted")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

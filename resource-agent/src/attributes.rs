@@ -55,7 +55,7 @@ pub(crate) fn holds(guest: &str) -> String {
     format!("kemari-{guest}-holds")
 }
 
-/// One of those that operators look at: `role`, `state`, `generation`, `epoch`, `commit-age`.
+/// One of those that operators look at: `role`, `state`, `generation`, `epoch`, `commit-age`, `crashes`.
 pub(crate) fn shown(guest: &str, name: &str) -> String {
     format!("kemari-{guest}-{name}")
 }

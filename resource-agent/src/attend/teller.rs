@@ -275,5 +275,11 @@ fn describe(status: &Status, obstacle: Option<String>) -> Vec<(&'static str, Str
     if let Some(age_ms) = status.commit_age_ms {
         shown.push(("commit-age", format!("{:.1}s", age_ms as f64 / 1000.0)));
     }
+    // Also that there are none: what was shown of an earlier role must go.
+    let crashes = status.crashes.as_ref();
+    shown.push((
+        "crashes",
+        crashes.map_or("none".to_owned(), |crashes| format!("{} ({})", crashes.count, crashes.last)),
+    ));
     shown
 }
