@@ -151,6 +151,7 @@ impl Vcpu {
                 Err(error) if error.errno() == libc::EAGAIN => {}
                 Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::Hlt) => {}
                 Ok(VcpuExit::Shutdown) => {
+                    log::warn!("{}", self.described("triple fault"));
                     self.halt = Halt::TripleFault;
                     return self.halt.event();
                 }
@@ -175,7 +176,17 @@ impl Vcpu {
     fn described(&self, cause: &str) -> String {
         let registers =
             self.fd.get_regs().map_or_else(|error| format!("no registers: {error}"), |regs| describe(&regs));
-        format!("vcpu{}: {cause}; {registers}", self.index)
+        // Where a fault was, and in whose address space.
+        let paging = self.fd.get_sregs().map_or_else(
+            |error| format!("no system registers: {error}"),
+            |sregs| {
+                format!(
+                    "cr0 {:#x} cr2 {:#x} cr3 {:#x} cr4 {:#x} efer {:#x}",
+                    sregs.cr0, sregs.cr2, sregs.cr3, sregs.cr4, sregs.efer
+                )
+            },
+        );
+        format!("vcpu{}: {cause}; {registers} {paging}", self.index)
     }
 
     /// What KVM says about an exit with KVM_EXIT_INTERNAL_ERROR.
