@@ -13,6 +13,7 @@ if [ "$0" = /init ]; then
         find /sys/devices -name modalias -exec cat {} + | sort -u | while read -r alias; do modprobe -q "$alias"; done
     done
     modprobe evdev
+    if [ "$(word time)" = chrony ]; then modprobe ptp_kvm; fi
     if [ -n "$(word root)" ]; then
         mount -t ext4 "$(word root)" /mnt
         for tree in proc sys dev; do mount -o move "/$tree" "/mnt/$tree"; done
@@ -29,6 +30,7 @@ for number in 0 1; do
     ip link set "eth$number" up
 done
 
+echo "$(uname -sr) has booted" >/dev/console
 # What the guest is asked to do before anything else, to see what becomes of it.
 case $(word end) in
 poweroff) poweroff -f ;;
@@ -40,6 +42,18 @@ esac
 printf '#!/bin/sh\nsync\nmount -o remount,ro /\npoweroff -f\n' >/etc/acpi/PWRF/00000080
 chmod +x /etc/acpi/PWRF/00000080
 acpid -d >/dev/null 2>&1 &
+
+# A shell at the console.
+while true; do setsid -c sh <>/dev/ttyS0 >&0 2>&1; done &
+
+# What a distribution starts by units. The RAM disk alone has neither.
+if [ -x /bin/kemari-failover ]; then
+    IP=/sbin/ip kemari-failover eth0 sh -c 'echo again >>/run/failovers' >/dev/kmsg 2>&1 &
+fi
+if [ "$(word time)" = chrony ]; then
+    chronyd -d -u root 'refclock PHC /dev/ptp0 poll 0' 'makestep 1 -1' 'cmdport 0' 'pidfile /run/chronyd.pid' \
+        >/dev/kmsg 2>&1 &
+fi
 
 while true; do
     peer serve

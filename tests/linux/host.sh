@@ -12,14 +12,18 @@ set -euo pipefail
 here=$(realpath "$(dirname "$0")")
 
 host_modules="kvm-amd virtio_pci virtio_blk virtio_net 9pnet_virtio 9p ext4 tun bridge veth crc32c_generic"
-guest_modules="virtio_mmio virtio_blk virtio_net virtio-rng button evdev"
+guest_modules="virtio_mmio virtio_blk virtio_net virtio-rng button evdev ptp_kvm pvpanic-mmio wdat_wdt"
 
-# unpack METAPACKAGE DIR: the kernel package it depends on; prints the kernel's version.
+# fetch PACKAGE DIR: unpacked there; nothing is installed.
+fetch() { (cd "$2" && apt-get -qq -o APT::Sandbox::User=root download "$1" && dpkg -x "$1"_*.deb . && rm "$1"_*.deb); }
+
+# unpack METAPACKAGE DIR: the kernel package it depends on, in a directory of this name; prints the kernel's version.
 unpack() {
     local image
     image=$(apt-cache depends "$1" | awk '/Depends: linux-image-/{print $2; exit}')
     [ -n "$image" ] || { echo "host.sh: apt knows no $1: run apt-get update" >&2 && return 1; }
-    (cd "$2" && apt-get -qq -o APT::Sandbox::User=root download "$image" && dpkg -x "$image"_*.deb "$1" && rm "$image"_*.deb)
+    mkdir "$2/$1"
+    fetch "$image" "$2/$1"
     depmod -b "$2/$1" "${image#linux-image-}"
     echo "${image#linux-image-}"
 }
@@ -38,8 +42,9 @@ program() {
     local root=$1 program library
     shift
     for program in "$@"; do
-        install -D "$(command -v "$program")" "$root/sbin/$program"
-        ldd "$(command -v "$program")" | grep -o '/[^ ]*' | while read -r library; do
+        program=$(command -v "$program")
+        install -D "$program" "$root/sbin/$(basename "$program")"
+        ldd "$program" | grep -o '/[^ ]*' | while read -r library; do
             install -D "$library" "$root$library"
         done
     done
@@ -93,6 +98,8 @@ build() {
     archive "$scratch/guest" "$dir/guest.cpio.gz"
     cp "$scratch"/linux-image-cloud-amd64/boot/vmlinuz-* "$dir/guest.bzImage"
     elf "$dir/guest.bzImage" "$dir/guest.elf"
+    fetch chrony "$scratch"
+    cp "$scratch/usr/sbin/chronyd" "$dir/"
     rm -rf "$scratch"
     recipe "$peer" >"$dir/complete"
     image "$dir" "$peer"
@@ -109,6 +116,10 @@ image() {
     system "$root"
     install "$here/guest-init.sh" "$root/bin/init"
     install "$2" "$root/bin/peer"
+    program "$root" ip "$1/chronyd"
+    mkdir -p "$root/var/lib/chrony"
+    echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
+    install "$here/../../replicator/in-the-guest/kemari-failover" "$root/bin/"
     rm -f "$1/root.ext4"
     truncate -s 96M "$1/root.ext4"
     mkfs.ext4 -q -d "$root" "$1/root.ext4"

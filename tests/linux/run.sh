@@ -8,7 +8,7 @@ programs=$(realpath "$1")
 lives=("${@:2}")
 # Outlives a checkout: it is made from Debian's packages.
 cache=${XDG_CACHE_HOME:-/var/cache}/kemari-linux
-limit_seconds=${LINUX_LIMIT:-900}
+limit_seconds=${LINUX_LIMIT:-1500}
 
 if [ ${#lives[@]} -eq 0 ]; then
     for life in "$here"/lives/*.sh; do lives+=("$(basename "$life" .sh)"); done

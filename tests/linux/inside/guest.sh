@@ -3,6 +3,8 @@
 # shellcheck disable=SC2034,SC2154 # the other rooms' variables
 guest=10.9.0.2
 
+# has_booted TIMES: since it was configured, by what its first process says at the console.
+has_booted() { [ "$(grep -c 'has booted' /tmp/console)" -eq "$1" ]; }
 in_guest() { timeout 120 peer run "$guest" "$1"; }
 guest_answers() { timeout 5 peer run "$guest" true; }
 
@@ -30,7 +32,7 @@ watch_clocks() { check "its clocks are watched" peer mark "$guest" /tmp/mark; }
 # clocks_are_right CPUS OUTAGE [OPTION]: what they must be after an outage of so many seconds. What is wrong stays so; but the timer must
 # expire first, and a time service takes its time.
 clocks_are_right() {
-    limit=$(($(now) + 30))
+    limit=$(($(now) + 60))
     until peer clocks "$guest" /tmp/mark --cpus "$1" --outage-ms "${2}000" ${3:+"$3"} >clocks_said 2>&1; do
         [ "$(now)" -lt "$limit" ] || { fail "its clocks" clocks_said; return; }
         sleep 1
@@ -53,7 +55,10 @@ kernel_is_content() {
 # shut_down NODE: by the power button; then both replicators end.
 shut_down() {
     says "the power button shuts it down" 'the guest is down' ask "$1" shutdown
-    # Not by Ctrl-Alt-Del, which would be a reset.
+    is_down "$1"
+}
+# is_down NODE: and not by Ctrl-Alt-Del, which would be a reset.
+is_down() {
     says "which it did by itself" 'shut down by itself' cat "$1.log"
     for node in $nodes; do kill_node "$node"; done
 }

@@ -13,7 +13,7 @@ enter() {
 ask() {
     asked=$1 request=$2
     shift 2
-    in_node "$asked" kemari-replicator "$request" --config /etc/kemari/debian.toml "$@"
+    in_node "$asked" kemari-replicator "$request" debian "$@"
 }
 status_of() { ask "$1" status | grep -q "$2"; }
 
@@ -58,13 +58,13 @@ configure() {
     printf '[console]\noutput = "file:/tmp/console"\n' >>alpha/etc/debian.toml
     sed 's/10\.0\.0\.1:/swap:/; s/10\.0\.0\.2:/10.0.0.1:/; s/swap:/10.0.0.2:/' alpha/etc/debian.toml >beta/etc/debian.toml
     rm -rf alpha/lib/* beta/lib/*
-    : >console
+    for log in console alpha.log beta.log; do : >"$log"; done
 }
 
 start() {
-    enter "$1" kemari-replicator run --config /etc/kemari/debian.toml 2>>"$1.log" &
+    enter "$1" kemari-replicator run debian 2>>"$1.log" &
     eval "pid_$1=$!"
-    becomes "$1 answers" 20 ask "$1" status
+    becomes "$1 answers" 60 ask "$1" status
 }
 
 kill_node() {
@@ -76,18 +76,16 @@ kill_node() {
 
 # boot: alpha boots the guest.
 boot() {
-    : >alpha.log
-    : >beta.log
-    check "the guest is created" in_node alpha kemari-replicator create /etc/kemari/debian.toml || return
+    check "the guest is created" in_node alpha kemari-replicator create debian || return
     start alpha || return
     says "it boots" 'the guest boots here' ask alpha promote || return
-    becomes "it answers" 60 guest_answers
+    becomes "it answers" 180 guest_answers
 }
 
 # protect BY ON: a replicator starts on BY, and comes to protect the guest that runs on ON.
 protect() {
     start "$1" || return
-    becomes "$1 protects it" 60 status_of "$2" PROTECTED
+    becomes "$1 protects it" 240 status_of "$2" PROTECTED
 }
 
 # take_over FROM TO OUTAGE: FROM is killed; after an outage of so many seconds TO goes on.

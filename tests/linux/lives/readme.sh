@@ -13,12 +13,14 @@ sleep 3
 watch_clocks
 take_over alpha beta 4 && protect alpha beta || return
 clocks_are_right 2 4
+says "it was told that it is elsewhere" '^1$' in_guest 'wc -l </run/failovers'
 worked "what was copied at the kill is whole"
 work "$(echo "$packaging" | tr '\n' ' ')"
 sleep 3
 watch_clocks
 take_over beta alpha 4 && protect beta alpha || return
 clocks_are_right 2 4
+says "it was told twice that it is elsewhere" '^2$' in_guest 'wc -l </run/failovers'
 worked "what was installed at the kill is whole"
 hush "one session and one exchange through both"
 kernel_is_content
