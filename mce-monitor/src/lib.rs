@@ -11,6 +11,7 @@ pub mod control;
 pub mod daemon;
 pub mod deduplicate;
 pub mod fault;
+pub mod fuzzing;
 pub mod health;
 mod lines;
 pub mod moment;

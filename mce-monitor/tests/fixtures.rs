@@ -87,6 +87,22 @@ fn amd_decoded_by_the_kernel() {
     assert_eq!(by_log, expected);
 }
 
+/// What was to be seen on the serial console, all that there is of it.
+#[test]
+fn a_console_is_read_as_the_log_is() {
+    let decoded = replayed(&fixture("mce-epyc-fam15h-edac-decode.console"));
+    let expected = [
+        "CE memory socket0 bank4",
+        "CE processor cpu1 L1 cache",
+        "CE memory socket0 bank4",
+        "SRAO memory of an unknown DIMM",
+        "DEFERRED memory socket0 bank4",
+    ];
+    assert_eq!(faults(&decoded), expected);
+    let panic = replayed(&fixture("panic-amd-epyc-UC-PCC.console"));
+    assert_eq!((faults(&panic), panic.verdict.colour), (vec!["FATAL memory socket0 bank4".to_owned()], Colour::Red));
+}
+
 #[test]
 fn intel_recovered() {
     let expected = [

@@ -173,7 +173,52 @@ fn other_kernel() -> impl Strategy<Value = String> {
         })
 }
 
+/// The format of `mc_event` in a kernel that has its fields in another order, and says where texts are from the record's beginning or
+/// from their fields' end; and a record by it.
+fn other_mc_event() -> impl Strategy<Value = (String, Vec<u8>)> {
+    let numbers = [("error_type", 4, 1), ("error_count", 2, 3), ("mc_index", 1, 0), ("address", 8, 0x7000)];
+    let fields: Vec<(&str, usize, Result<u64, &str>)> = numbers
+        .into_iter()
+        .map(|(name, size, value)| (name, size, Ok(value)))
+        .chain([("label", 4, Err("DIMM_C2")), ("msg", 4, Err("memory read error")), ("driver_detail", 4, Err(""))])
+        .collect();
+    (Just(fields).prop_shuffle(), any::<bool>()).prop_map(|(fields, relative)| {
+        let located = if relative { "__rel_loc" } else { "__data_loc" };
+        let mut format = "name: mc_event\nID: 99\nformat:\n".to_owned();
+        let mut bytes = vec![99, 0, 0, 0, 0, 0, 0, 0];
+        let mut texts = Vec::new();
+        for (name, size, value) in fields {
+            bytes.resize(bytes.len().next_multiple_of(size), 0);
+            let offset = bytes.len();
+            let declaration = if value.is_ok() { "u64".to_owned() } else { format!("{located} char[]") };
+            format += &format!("\tfield:{declaration} {name};\toffset:{offset};\tsize:{size};\tsigned:0;\n");
+            match value {
+                Ok(number) => bytes.extend(&number.to_le_bytes()[..size]),
+                Err(text) => {
+                    bytes.extend([0; 4]);
+                    texts.push((offset, text));
+                }
+            }
+        }
+        for (offset, text) in texts {
+            let begins = if relative { bytes.len() - (offset + 4) } else { bytes.len() };
+            let pointer = u32::try_from((text.len() + 1) << 16 | begins).expect("short");
+            bytes[offset..offset + 4].copy_from_slice(&pointer.to_le_bytes());
+            bytes.extend(text.as_bytes());
+            bytes.push(0);
+        }
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        (format + "\nprint fmt: \"whatever\"\n", bytes)
+    })
+}
+
 proptest! {
+    #[test]
+    fn texts_are_found_wherever_they_are((format, bytes) in other_mc_event()) {
+        let found = replayed(&[page(0, 0, &[bytes])], &[&format]);
+        prop_assert_eq!(said(&found), ["UE       memory DIMM_C2 x3 at 0x7000: memory read error"]);
+    }
+
     #[test]
     fn a_format_of_another_kernel_is_read_alike(format in other_kernel()) {
         let found = replayed(&[page(0, 0, &[srao(&format)])], &[&format]);

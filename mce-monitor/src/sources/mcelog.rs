@@ -68,7 +68,7 @@ impl Source for Mcelog {
 }
 
 /// A `struct mce` (asm/mce.h), of which newer kernels only ever added to the end.
-pub(super) fn parse(record: &[u8]) -> Option<MachineCheck> {
+pub(crate) fn parse(record: &[u8]) -> Option<MachineCheck> {
     let long = |at: usize| record.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
     let int = |at: usize| record.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
     let code_segment = *record.get(64)?;

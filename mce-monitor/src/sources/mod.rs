@@ -20,7 +20,9 @@ use crate::record::{Channel, Heard, Record};
 
 pub(crate) use counters::Counters;
 pub(crate) use disks::disks_of;
+pub(crate) use mcelog::parse as mcelog_record;
 pub(crate) use names::Names;
+pub(crate) use netlink::{links, uevent};
 
 /// Something that tells of hardware errors.
 pub(crate) trait Source {

@@ -149,7 +149,7 @@ impl Source for Uevents {
 }
 
 /// The links that a datagram tells of.
-pub(super) fn links(mut datagram: &[u8]) -> Vec<Record> {
+pub(crate) fn links(mut datagram: &[u8]) -> Vec<Record> {
     let mut said = Vec::new();
     while let Some(length) = int(datagram, 0).map(|length| length as usize) {
         let Some(message) = datagram.get(..length).filter(|message| message.len() >= HEADER_BYTES) else { break };
@@ -188,7 +188,7 @@ fn short(bytes: &[u8], at: usize) -> Option<u16> {
 
 /// What a uevent says of a device in trouble: a failed recovery of PCI (`pci_uevent_ers` in drivers/pci/pci-driver.c), or an event
 /// that an NVMe controller has sent by itself.
-pub(super) fn uevent(message: &[u8]) -> Option<Record> {
+pub(crate) fn uevent(message: &[u8]) -> Option<Record> {
     let text = String::from_utf8_lossy(message);
     let value = |key: &str| text.split('\0').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
     match value("SUBSYSTEM")? {
