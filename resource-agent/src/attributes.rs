@@ -17,6 +17,12 @@ pub(crate) struct Wish {
 }
 
 impl Wish {
+    /// Whether a node's word is the answer to it, and not to another one that was about an earlier loss: a cluster that was in two
+    /// parts may remember what was withdrawn in one of them.
+    pub(crate) fn is_answered_by(self, word: &str) -> bool {
+        word == self.to_string() || word == gone(self.generation)
+    }
+
     /// Whether it is about the loss of a standby that holds `epoch` of `generation`.
     pub(crate) fn is_about(self, generation: &str, epoch: u64) -> bool {
         self.generation.to_string() != generation || epoch < self.epoch
@@ -45,7 +51,12 @@ pub(crate) fn outdate(guest: &str) -> String {
     format!("kemari-{guest}-outdate")
 }
 
-/// The generation in which the node has marked itself outdated, durably.
+/// The word of a node whose replicator has ended, and with it all that it held of `generation`. The next one takes it back.
+pub(crate) fn gone(generation: Generation) -> String {
+    format!("{generation}@gone")
+}
+
+/// The wish for which the node has marked itself outdated, durably; or [`gone`].
 pub(crate) fn outdated(guest: &str) -> String {
     format!("kemari-{guest}-outdated")
 }
@@ -71,6 +82,10 @@ mod tests {
         let generation = wish.generation.to_string();
         assert!(wish.is_about(&generation, 4) && !wish.is_about(&generation, 5) && !wish.is_about(&generation, 6));
         assert!(wish.is_about("6-0000000000000001", 9));
+        let earlier = Wish { epoch: 4, ..wish };
+        assert!(wish.is_answered_by(&wish.to_string()) && !wish.is_answered_by(&earlier.to_string()));
+        assert!(wish.is_answered_by(&gone(wish.generation)) && !wish.is_answered_by(&generation));
+        assert!(!wish.is_answered_by(&gone(Generation { number: 6, id: 1 })));
         for text in ["", "7-9f3", "7-9f3@", "7-9f3@x", "@5", "7@5"] {
             assert!(text.parse::<Wish>().is_err(), "{text:?}");
         }

@@ -5,8 +5,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kemari_control::{Role, Status};
+use kemari_core::Generation;
 
 use crate::attributes;
+use crate::authority::parse_generation;
 use crate::cluster::{Attributes, ClusterError, report_failure, run};
 
 /// How long an outdating may take: one write to the disk.
@@ -15,17 +17,24 @@ const OUTDATE_LIMIT: Duration = Duration::from_secs(5);
 const REPORT_LIMIT: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Has the node mark itself outdated in `generation`, and publishes that it has. Returns whether it has.
+/// Has the node mark itself outdated in `generation`, and publishes its word that it has. Returns whether it has.
 ///
 /// What is published is on the node's disk before.
-pub(super) fn outdate(binary: &Path, config: &Path, status: &Status, generation: &str) -> Result<bool, ClusterError> {
+pub(super) fn outdate(
+    binary: &Path,
+    config: &Path,
+    status: &Status,
+    generation: Generation,
+    word: &str,
+) -> Result<bool, ClusterError> {
     let (binary, config) = (binary.to_string_lossy(), config.to_string_lossy());
-    let outcome = run(&binary, &["outdate", "--config", &config, "--generation", generation], OUTDATE_LIMIT)?;
+    let outcome =
+        run(&binary, &["outdate", "--config", &config, "--generation", &generation.to_string()], OUTDATE_LIMIT)?;
     if !outcome.succeeded() {
         eprintln!("kemari-agent: not outdated: {outcome}");
         return Ok(false);
     }
-    Attributes::of(&status.node).set(&attributes::outdated(&status.guest), generation)?;
+    Attributes::of(&status.node).set(&attributes::outdated(&status.guest), word)?;
     Ok(true)
 }
 
@@ -38,7 +47,10 @@ pub(super) fn report(resource: &str, last: &Status) {
 pub(super) fn silence(binary: &Path, config: &Path, last: &Status) {
     // A primary's record names it, so nobody waits for its word.
     let (Role::Standby, Some(generation)) = (last.role, &last.generation) else { return };
-    insist("say that this node is outdated", || outdate(binary, config, last, generation));
+    let Ok(generation) = parse_generation(generation) else { return };
+    insist("say that this node is outdated", || {
+        outdate(binary, config, last, generation, &attributes::gone(generation))
+    });
 }
 
 /// Tries until it is done, or certain not to be, or the cluster has been out of reach for too long.

@@ -22,6 +22,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::attributes;
+use crate::cluster::{Attributes, ClusterError};
 use crate::guest::{Guest, GuestError};
 
 use self::teller::{News, Teller};
@@ -60,6 +62,8 @@ pub(crate) struct Options {
 enum AttendError {
     #[error(transparent)]
     Guest(#[from] GuestError),
+    #[error("the word of an earlier replicator cannot be taken back: {0}")]
+    Cluster(#[from] ClusterError),
     #[error("cannot {step}: {source}")]
     Io { step: &'static str, source: io::Error },
     #[error("{}: ended ({status}) before it could be talked to; its log says why", program.display())]
@@ -108,6 +112,11 @@ fn attend(options: &Options) -> Result<(), AttendError> {
 
 /// Starts the replicator and waits until it can be talked to.
 fn start(options: &Options, guest: &Guest) -> Result<OwnedFd, AttendError> {
+    // From here on something may be held again that the one before gave its word about.
+    let (own, word) = (Attributes::of(&guest.node), attributes::outdated(&guest.name));
+    if own.get(&word)?.is_some() {
+        own.delete(&word)?;
+    }
     let agent = std::env::current_exe().map_err(io("find this program"))?;
     let handler = format!("{} authority --policy-file {}", agent.display(), options.policy_file.display());
     let mut command = Command::new(&options.binary);

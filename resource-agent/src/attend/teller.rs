@@ -229,7 +229,7 @@ impl Teller {
             // It was in sync since; its primary will withdraw the wish, or has died before it could.
             return Ok(());
         }
-        if death::outdate(&self.binary, &self.guest.config, status, &asked.generation.to_string())? {
+        if death::outdate(&self.binary, &self.guest.config, status, asked.generation, &wish)? {
             self.outdated = Some(wish);
         }
         Ok(())

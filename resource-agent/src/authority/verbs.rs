@@ -188,9 +188,9 @@ fn ask_to_be_outdated(
     let attributes = Attributes::of(standby);
     loop {
         let word = attributes.get(&attributes::outdated(guest))?;
-        let word = word.and_then(|word| parse_generation(&word).ok());
-        if word == Some(wish.generation) || Instant::now() >= until {
-            return Ok(word);
+        let answers = word.is_some_and(|word| wish.is_answered_by(&word));
+        if answers || Instant::now() >= until {
+            return Ok(answers.then_some(wish.generation));
         }
         // Not before its word was looked for: if its replicator died it has said so unasked.
         if !asked {
