@@ -11,10 +11,22 @@ fi
 source "$(dirname "$0")/two-nodes.bash" "$1" "$2"
 
 says "check finds everything" 'ok +tap tap-alpha' "$replicator" check "$dir/alpha.toml"
+cp "$dir/alpha.toml" "$dir/odd.toml"
+odd() { # SED_EXPRESSION: what `run` says of alpha's configuration when it is changed so
+    sed "$1" "$dir/alpha.toml" >"$dir/odd.toml"
+    timeout 10 "$replicator" run --config "$dir/odd.toml"
+}
+says "a missing kernel is refused at once" 'guest.kernel = "/nowhere/vmlinuz": No such file' odd 's|^kernel.*|kernel = "/nowhere/vmlinuz"|'
+says "what is no kernel, too" 'guest.kernel = "/proc/version": neither a bzImage' odd 's|^kernel.*|kernel = "/proc/version"|'
+ln -s "$dir/disk" "$dir/alias"
+says "a disk is one by whatever name" "disk.1..path = \"$dir/alias\": .*the same as $dir/disk" \
+    odd "s|^\[console\]|[[disk]]\npath = \"$dir/alias\"\nserial = \"alias\"\n[console]|"
 says "promotion before creation is refused" 'is the replicator running' ask alpha promote
 says "create names the node" 'guest web created' "$replicator" create "$dir/alpha.toml"
 says "create works once" 'exists' "$replicator" create "$dir/alpha.toml"
 start alpha
+says "check knows the replicator that runs" 'in use by this guest' "$replicator" check "$dir/alpha.toml"
+says "a busy port is refused by name" 'link.listen' odd "s|^state_dir.*|state_dir = \"$dir/odd.state\"|; s|^control.*|control = \"$dir/odd.sock\"|"
 sleep 60 | ask alpha console >"$dir/console.out" 2>&1 &
 pid[console]=$!
 says "the guest boots" 'the guest boots here' ask alpha promote
@@ -22,6 +34,16 @@ says "the guest boots" 'the guest boots here' ask alpha promote
 configure beta 7042 7041 128 key
 start beta
 becomes "another memory size is refused by name" alpha 'memory_mib: alpha has 64, beta has 128'
+ends beta
+configure beta 7042 7041 64 key
+sed -i 's/^name = "web"/name = "db"/' "$dir/beta.toml"
+start beta
+becomes "another guest is refused by name" alpha 'guest: alpha has web, beta has db'
+ends beta
+configure beta 7042 7041 64 key
+sed -i 's/flush=1/flush=0/' "$dir/beta.toml"
+start beta
+becomes "another command line is refused" alpha 'cmdline: alpha has [0-9]+ bytes \(crc32c'
 ends beta
 configure beta 7042 7041 64 other
 start beta

@@ -1,6 +1,8 @@
 //! Whether this host has what a configuration names.
 
 mod host;
+#[cfg(test)]
+mod tests;
 
 use std::io::Write;
 

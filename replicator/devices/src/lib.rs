@@ -23,10 +23,12 @@ mod serial;
 mod virtio;
 mod watchdog;
 
-pub use block::{Disk, DiskError, DiskFault, DiskOperation, DiskOptions, DiskStats, OnDiskError};
+pub use block::{
+    Disk, DiskError, DiskFault, DiskOperation, DiskOptions, DiskStats, ImageId, Images, OnDiskError, is_serial_number,
+};
 pub use device::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Source, SourceId, StateError};
 pub use i8042::I8042;
-pub use net::{Net, NetError, NetOptions, NetStats};
+pub use net::{Net, NetError, NetOptions, NetStats, is_tap_name};
 pub use output::{Output, OutputKind};
 pub use power::PowerManagement;
 pub use pvpanic::Pvpanic;

@@ -4,15 +4,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kemari_vmm::{ConsoleConfig, DiskConfig, MEMORY_MIB_MAX, MEMORY_MIB_MIN, NicConfig, OnDiskError, Sink, VCPUS_MAX};
+use kemari_vmm::{
+    ConsoleConfig, DiskConfig, MEMORY_MIB_MAX, MEMORY_MIB_MIN, NicConfig, OnDiskError, Sink, VCPUS_MAX,
+    is_serial_number, is_tap_name,
+};
 use serde::Deserialize;
 
 use super::{Config, GuestConfig, LinkConfig, Mode, NodeConfig, OnGuestPanic, Problem, ReplicationConfig};
 
-/// Longest interface name (IFNAMSIZ in linux/if.h, less the terminating zero).
-const TAP_BYTES: usize = 15;
-/// Longest serial number (VIRTIO_BLK_ID_BYTES, virtio 1.2 section 5.2.6).
-const SERIAL_BYTES: usize = 20;
 /// Longest path of a unix socket (sun_path in unix(7), less the terminating zero).
 const SOCKET_PATH_BYTES: usize = 107;
 const NAME_BYTES: usize = 64;
@@ -219,10 +218,8 @@ impl Checker {
         let mut checked: Vec<NicConfig> = Vec::new();
         for (index, nic) in nics.into_iter().enumerate() {
             let (tap_key, mac_key) = (format!("nic[{index}].tap"), format!("nic[{index}].mac"));
-            let good = (1..=TAP_BYTES).contains(&nic.tap.len())
-                && nic.tap.bytes().all(|byte| byte.is_ascii_graphic() && !b"/:%".contains(&byte));
             self.require(
-                good,
+                is_tap_name(&nic.tap),
                 &tap_key,
                 quoted(&nic.tap),
                 "not an interface name: 1 to 15 characters without '/', ':' or '%'",
@@ -250,9 +247,8 @@ impl Checker {
             self.absolute(&path_key, &path);
             let twice = checked.iter().any(|other| other.path == path);
             self.require(!twice, &path_key, quoted(path.display()), "used twice; each disk needs an image of its own");
-            let good = (1..=SERIAL_BYTES).contains(&serial.len()) && serial.bytes().all(|byte| byte.is_ascii_graphic());
             self.require(
-                good,
+                is_serial_number(&serial),
                 &serial_key,
                 quoted(&serial),
                 "not a serial number: 1 to 20 printable characters without spaces",

@@ -194,7 +194,6 @@ impl Config {
     pub fn machine(&self) -> MachineConfig {
         let guest = &self.guest;
         MachineConfig {
-            name: guest.name.clone(),
             vcpus: guest.vcpus,
             memory_mib: guest.memory_mib,
             kernel: guest.kernel.clone(),

@@ -8,6 +8,7 @@ use kemari_protocol::primary::{CheckpointError, YieldError};
 use kemari_protocol::{ChunkError, ConfigError};
 
 use crate::authority::AuthorityError;
+use crate::config::{Config, Problem};
 
 /// Why lost memory cannot be had back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +39,9 @@ pub enum DaemonError {
     /// The guest cannot be made, or broke.
     #[error(transparent)]
     Machine(#[from] kemari_vmm::Error),
+    /// The guest cannot be made on this host as it is configured.
+    #[error("{0}")]
+    Unfit(Problem),
     /// State that this node itself acknowledged cannot be loaded.
     #[error("the committed state cannot be loaded: {0}")]
     Load(#[from] kemari_vmm::LoadError),
@@ -85,4 +89,11 @@ pub enum DaemonError {
     /// The guest did not follow the request to shut down.
     #[error("the guest did not shut down within {0} s of being asked to (power button, or Ctrl-Alt-Del); it was ended")]
     Unresponsive(u64),
+}
+
+impl DaemonError {
+    /// Why the machine of `config` cannot be made.
+    pub(super) fn of_machine(error: kemari_vmm::Error, config: &Config) -> DaemonError {
+        Problem::of_machine(&error, config).map_or(DaemonError::Machine(error), DaemonError::Unfit)
+    }
 }

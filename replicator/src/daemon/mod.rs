@@ -99,7 +99,7 @@ pub fn run(config: Config, handler: Option<Handler>) -> Result<(), DaemonError> 
     let links = Links::new(&config.link, poll.registry().try_clone()?)?;
     let server = Server::bind(&config.node.control, poll.registry().try_clone()?, CONTROL)?;
     let recorder = Recorder::open(&config.node.control)?;
-    let machine = Machine::new(&config.machine())?;
+    let machine = Machine::new(&config.machine()).map_err(|error| DaemonError::of_machine(error, &config))?;
     let sources = register(poll.registry(), &machine)?;
     log::info!("{} of guest {} is ready", config.node.name, config.guest.name);
     let protocol = protocol_config(&config, &machine)?;

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use kemari_control::{Event, Reply, Request};
+use kemari_control::{Event, LINE_BYTES, Reply, Request};
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
 use serde::Serialize;
@@ -15,8 +15,6 @@ use super::{CONTROL_TOKENS, DaemonError};
 
 /// Connections at a time; an operator has a few, a monitor one.
 const CONNECTIONS: usize = 64;
-/// Longest request.
-const REQUEST_BYTES: usize = 64 << 10;
 /// What a subscriber may leave unread before it is dropped.
 const BACKLOG_BYTES: usize = 1 << 20;
 
@@ -141,7 +139,7 @@ impl Connection {
 
     fn read(&mut self) {
         let mut buffer = [0; 4096];
-        while self.input.len() < REQUEST_BYTES {
+        while self.input.len() < LINE_BYTES {
             match self.stream.read(&mut buffer) {
                 Ok(0) => {
                     self.at_end = true;
@@ -162,8 +160,8 @@ impl Connection {
     fn next_request(&mut self) -> Option<Request> {
         while !self.busy && !self.subscribed {
             let Some(end) = self.input.iter().position(|byte| *byte == b'\n') else {
-                if self.input.len() >= REQUEST_BYTES {
-                    self.answer(&Reply::Refused { reason: format!("a request has at most {REQUEST_BYTES} bytes") });
+                if self.input.len() >= LINE_BYTES {
+                    self.answer(&Reply::Refused { reason: format!("a request has at most {LINE_BYTES} bytes") });
                     self.at_end = true;
                     self.input.clear();
                 }

@@ -31,6 +31,14 @@ impl Listener {
         Ok(Listener { socket, unproved: VecDeque::new() })
     }
 
+    /// Whether it could listen at `address`.
+    ///
+    /// # Errors
+    /// The address is not ours, or the port is taken.
+    pub fn check(address: SocketAddr) -> io::Result<()> {
+        listen(address).map(drop)
+    }
+
     /// The address it listens at.
     ///
     /// # Errors

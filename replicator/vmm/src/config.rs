@@ -7,12 +7,10 @@ use kemari_devices::{OnDiskError, Sink};
 /// Most vCPUs of a machine.
 pub const VCPUS_MAX: u8 = 8;
 
-/// What a [`Machine`](crate::Machine) is made of. Everything but `name`, the paths, the taps and the console must be equal on
-/// both hosts.
+/// What a [`Machine`](crate::Machine) is made of. Everything but the paths, the taps and the console must be equal on both hosts,
+/// and so must the kernel and the initial RAM disk be that the paths lead to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MachineConfig {
-    /// For messages and thread names.
-    pub name: String,
     /// 1 to [`VCPUS_MAX`].
     pub vcpus: u8,
     /// RAM in MiB, 16 at least.

@@ -2,8 +2,8 @@
 
 use kemari_core::Released;
 use kemari_devices::{
-    Device, DeviceId, Disk, DiskOptions, I8042, MMIO_BYTES, Memory, Net, NetOptions, Output, PowerManagement, Pvpanic,
-    QUEUE_NOTIFY, Rng, Serial, Watchdog,
+    Device, DeviceId, Disk, DiskOptions, I8042, Images, MMIO_BYTES, Memory, Net, NetOptions, Output, PowerManagement,
+    Pvpanic, QUEUE_NOTIFY, Rng, Serial, Watchdog,
 };
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -61,15 +61,9 @@ impl Wiring<'_> {
 
     /// The next free place for a virtio device, and an eventfd for its interrupt line.
     fn slot(&mut self) -> Result<(Slot, EventFd), Error> {
-        let index = self.slots.len();
-        let Some(&irq) = VIRTIO_IRQS.get(index) else {
-            // One is for randomness.
-            let remedy = format!("there are interrupt lines for {} of them", VIRTIO_IRQS.len() - 1);
-            return Err(Error::Config { key: "nics and disks", value: "too many".to_owned(), remedy });
-        };
-        let slot = Slot { base: VIRTIO_BASE + index as u64 * MMIO_BYTES, irq };
+        let slot = slot(self.slots.len())?;
         self.slots.push(slot);
-        Ok((slot, irqfd(self.vm, irq)?))
+        Ok((slot, irqfd(self.vm, slot.irq)?))
     }
 
     fn nics(&mut self, nics: &[NicConfig], memory: &Memory) -> Result<Vec<Net>, Error> {
@@ -87,11 +81,12 @@ impl Wiring<'_> {
 
     fn disks(&mut self, configs: &[DiskConfig], memory: &Memory) -> Result<Vec<Disk>, Error> {
         let mut disks = Vec::with_capacity(configs.len());
+        let mut images = Images::default();
         for (index, config) in configs.iter().enumerate() {
             let (slot, irq) = self.slot()?;
-            let DiskConfig { path, serial, read_only, on_error } = config.clone();
-            let disk = Disk::new(self.id(), memory.clone(), irq, &DiskOptions { path, serial, read_only, on_error });
-            let disk = disk.map_err(|source| Error::Disk { index, source })?;
+            let failed = |source| Error::Disk { index, source };
+            let disk = Disk::new(self.id(), memory.clone(), irq, &disk_options(config)).map_err(failed)?;
+            images.add(disk.image_id(), &config.path).map_err(failed)?;
             self.wire(&disk, slot)?;
             disks.push(disk);
         }
@@ -121,6 +116,27 @@ impl Wiring<'_> {
         }
         Ok(())
     }
+}
+
+/// The place of a virtio device.
+fn slot(index: usize) -> Result<Slot, Error> {
+    let Some(&irq) = VIRTIO_IRQS.get(index) else {
+        // One is for randomness.
+        let remedy = format!("there are interrupt lines for {} of them", VIRTIO_IRQS.len() - 1);
+        return Err(Error::Config { key: "nics and disks", value: "too many".to_owned(), remedy });
+    };
+    Ok(Slot { base: VIRTIO_BASE + index as u64 * MMIO_BYTES, irq })
+}
+
+/// The places of all virtio devices of a machine: its network cards, its disks, and the source of randomness.
+pub(crate) fn slots(config: &MachineConfig) -> Result<Vec<Slot>, Error> {
+    (0..=config.nics.len() + config.disks.len()).map(slot).collect()
+}
+
+/// A disk as its device wants it described.
+pub(crate) fn disk_options(config: &DiskConfig) -> DiskOptions {
+    let DiskConfig { path, serial, read_only, on_error } = config.clone();
+    DiskOptions { path, serial, read_only, on_error }
 }
 
 impl Devices {

@@ -85,18 +85,22 @@ pub enum Error {
         source: io::Error,
     },
     /// A file of the guest cannot be read.
-    #[error("{}: cannot be read", path.display())]
+    #[error("{key} = {path:?}: {source}; it must be a file that can be read")]
     File {
+        /// The setting that names it.
+        key: &'static str,
         /// The kernel or the initial RAM disk.
         path: PathBuf,
         /// What the kernel said.
         #[source]
         source: io::Error,
     },
-    /// The kernel cannot be booted.
-    #[error("{}: {reason}", path.display())]
-    Kernel {
-        /// The file.
+    /// The guest cannot be booted from a file.
+    #[error("{key} = {path:?}: {reason}")]
+    Boot {
+        /// The setting that names it.
+        key: &'static str,
+        /// The kernel or the initial RAM disk.
         path: PathBuf,
         /// Why not.
         reason: String,

@@ -21,6 +21,7 @@ mod damage;
 mod devices;
 mod error;
 mod image;
+pub mod inspect;
 mod kvm;
 mod machine;
 mod memory;
@@ -29,13 +30,12 @@ mod plain;
 mod sections;
 mod vcpu;
 
-pub use boot::check_kernel;
 pub use config::{ConsoleConfig, DiskConfig, MachineConfig, NicConfig, VCPUS_MAX};
 pub use error::{Error, LoadError};
 pub use kemari_devices::ALLOWED as ALLOWED_DEVICES;
 pub use kemari_devices::{
     ConsoleStats, DiskFault, DiskOperation, DiskStats, Interest, NetStats, OnDiskError, Output, OutputKind, Sink,
-    Source, SourceId,
+    Source, SourceId, is_serial_number, is_tap_name,
 };
 pub use machine::{CutTimings, LostPages, Machine, MachineEvent};
 pub use memory::{MEMORY_MIB_MAX, MEMORY_MIB_MIN, RESET_PAGES};

@@ -20,7 +20,7 @@ use crate::image;
 use crate::kvm::failed;
 use crate::memory::Ram;
 use crate::vcpu::{Buses, Crew, Vcpu};
-use crate::{Error, LoadError, MachineConfig, VCPUS_MAX, boot, kvm, sections, vcpu};
+use crate::{Error, LoadError, MachineConfig, VCPUS_MAX, boot, inspect, kvm, sections, vcpu};
 
 /// The source by which the vCPUs tell the event loop something: no device has this number.
 const VCPUS: SourceId = SourceId { device: DeviceId(u8::MAX), index: 0 };
@@ -106,6 +106,8 @@ pub struct Machine {
     watch: Arc<Watch>,
     pub(crate) ram: Ram,
     config: MachineConfig,
+    /// What the guest boots from, as the peer was told.
+    files: boot::Files,
     model: CpuModel,
     pub(crate) tsc_khz: u32,
     /// The state that a boot begins with.
@@ -136,6 +138,9 @@ impl Machine {
         let vm = Arc::new(kvm.create_vm().map_err(failed("KVM_CREATE_VM"))?);
         kvm::enable_events(&vm)?;
         let ram = Ram::new(&vm, config.memory_mib)?;
+        // Now, and not when the guest is wanted here.
+        inspect::boot(config)?;
+        let files = boot::Files::read(config)?;
         Chips::create(&vm)?;
         let mut model = CpuModel::new(&kvm, &vm, config.vcpus)?;
         let vcpus =
@@ -156,6 +161,7 @@ impl Machine {
             watch,
             ram,
             config: config.clone(),
+            files,
             model,
             tsc_khz,
             birth: Vec::new(),
@@ -180,6 +186,11 @@ impl Machine {
             text("memory_mib", self.config.memory_mib.to_string()),
             text("tsc_khz", self.tsc_khz.to_string()),
         ];
+        layout.extend([
+            text("kernel", self.files.kernel.to_string()),
+            text("initrd", self.files.initrd.map_or_else(|| "none".to_owned(), |initrd| initrd.to_string())),
+            text("cmdline", boot::Content::of(self.config.cmdline.trim()).to_string()),
+        ]);
         layout.extend(self.model.layout());
         for (index, nic) in self.config.nics.iter().enumerate() {
             let mac: Vec<String> = nic.mac.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -236,6 +247,11 @@ impl Machine {
         if self.cleared_pages < self.ram.pages() {
             self.cleared_pages = self.ram.clear(self.cleared_pages)?;
             return Ok(false);
+        }
+        if boot::Files::read(&self.config)? != self.files {
+            log::warn!(
+                "kernel or initrd is not the one that this process began with: the other node may boot another one"
+            );
         }
         let entry = boot::load(&self.config, self.devices.slots(), self.ram.memory())?;
         self.crew.paused().first_mut().map_or(Ok(()), |vcpu| vcpu.begin_at(entry))?;
@@ -501,6 +517,10 @@ impl Machine {
     }
 }
 
+#[cfg(test)]
+#[path = "../tests/common/elf.rs"]
+mod elf;
+
 /// A machine with nothing in it, for tests; none without KVM.
 #[cfg(test)]
 pub(crate) fn bare() -> Option<Machine> {
@@ -509,11 +529,13 @@ pub(crate) fn bare() -> Option<Machine> {
         eprintln!("SKIPPED: /dev/kvm cannot be used");
         return None;
     }
+    let room = tempfile::tempdir().expect("a directory");
+    let kernel = room.path().join("kernel");
+    std::fs::write(&kernel, elf::elf(&[(elf::ENTRY, &[0xf4])])).expect("written");
     let config = MachineConfig {
-        name: "test".to_owned(),
         vcpus: 2,
         memory_mib: 16,
-        kernel: std::path::PathBuf::new(),
+        kernel,
         initrd: None,
         cmdline: String::new(),
         nics: Vec::new(),

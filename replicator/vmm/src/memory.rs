@@ -66,6 +66,21 @@ impl Ram {
 
     /// Maps and populates `mib` MiB.
     pub(crate) fn map(mib: u64) -> Result<Memory, Error> {
+        let memory = Ram::map_unpopulated(mib)?;
+        for region in memory.iter() {
+            if let Err(error) = lock(region.as_ptr().cast(), region.len() as usize) {
+                log::warn!(
+                    "guest memory is not locked, and may be swapped out: {error}; allow {mib} MiB and some by RLIMIT_MEMLOCK \
+                     (LimitMEMLOCK= of a systemd unit), or give the capability CAP_IPC_LOCK"
+                );
+            }
+            advise(region.as_ptr().cast(), region.len() as usize).map_err(|source| Error::Memory { mib, source })?;
+        }
+        Ok(memory)
+    }
+
+    /// Maps `mib` MiB, of which only what is used will cost memory.
+    pub(crate) fn map_unpopulated(mib: u64) -> Result<Memory, Error> {
         let bytes = mib << 20;
         let mut ranges = vec![(0, bytes.min(HOLE_START))];
         if bytes > HOLE_START {
@@ -257,7 +272,20 @@ pub(crate) fn replace(address: usize) -> io::Result<()> {
     if mapped == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
+    // What was locked is so again; if that is not allowed, it was not.
+    let _ = lock(address as *mut _, PAGE_SIZE);
     advise(address as *mut _, PAGE_SIZE)
+}
+
+/// Has pages stay in memory from when they are there: the guest's clock runs on while one is read back from swap, and a standby that
+/// has to read all of them back is no standby.
+fn lock(start: *mut libc::c_void, bytes: usize) -> io::Result<()> {
+    // SAFETY: locking does not change the content of a mapping.
+    if unsafe { libc::mlock2(start, bytes, libc::MLOCK_ONFAULT) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Keeps guest memory out of core dumps, and has it populated: MAP_POPULATE would keep silent about memory that is not to be had.
@@ -277,6 +305,50 @@ fn region(base: u64, bytes: usize) -> io::Result<Region> {
         .with_mmap_flags(libc::MAP_ANONYMOUS | libc::MAP_PRIVATE | libc::MAP_NORESERVE)
         .build()
         .map_err(io::Error::other)?;
-    advise(mapping.as_ptr().cast(), bytes)?;
     Region::new(mapping, GuestAddress(base)).ok_or_else(|| io::Error::other("address space overflow"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel says about the mapping that an address is in.
+    fn mapping_of(address: usize) -> String {
+        let maps = std::fs::read_to_string("/proc/self/smaps").expect("proc");
+        let mut mapping = String::new();
+        for line in maps.lines() {
+            let bounds = line.split(' ').next().and_then(|range| range.split_once('-'));
+            let bounds = bounds.and_then(|(from, to)| {
+                Some(usize::from_str_radix(from, 16).ok()?..usize::from_str_radix(to, 16).ok()?)
+            });
+            match bounds {
+                Some(_) if !mapping.is_empty() => break,
+                Some(bounds) if !bounds.contains(&address) => {}
+                None if mapping.is_empty() => {}
+                _ => mapping += &format!("{line}\n"),
+            }
+        }
+        mapping
+    }
+
+    #[test]
+    fn guest_memory_stays_in_memory_and_out_of_core_dumps_also_where_it_was_replaced() {
+        let memory = Ram::map(16).expect("16 MiB");
+        let begin = memory.iter().next().expect("a region").as_ptr() as usize;
+        let page = begin + 100 * PAGE_SIZE;
+        replace(page).expect("replaced");
+        for address in [begin, page, page + PAGE_SIZE] {
+            let mapping = mapping_of(address);
+            let flags = mapping.lines().find_map(|line| line.strip_prefix("VmFlags:")).expect("flags");
+            let has = |wanted| flags.split_whitespace().any(|flag| flag == wanted);
+            assert!(has("dd"), "{mapping}");
+            // Where it may: root may.
+            // SAFETY: it only asks.
+            assert!(has("lo") || unsafe { libc::geteuid() } != 0, "{mapping}");
+            let kib = |key: &str| {
+                mapping.lines().find_map(|line| line.strip_prefix(key)).map(|value| value.trim().to_owned())
+            };
+            assert_eq!(kib("Size:"), kib("Rss:"), "{mapping}");
+        }
+    }
 }

@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::{COUNTER, COUNTER_PAGES, ENTRY, Guest, booted, changed, has_kvm, unbooted};
 use kemari_core::PageRun;
-use kemari_vmm::{
-    ConsoleConfig, Error, LoadError, Machine, MachineConfig, MachineEvent, RESET_PAGES, Sink, check_kernel,
-};
+use kemari_vmm::{ConsoleConfig, Error, LoadError, Machine, MachineConfig, MachineEvent, RESET_PAGES, Sink, inspect};
 
 const A_WHILE: Duration = Duration::from_millis(50);
 
@@ -468,6 +466,21 @@ fn what_kvm_cannot_go_on_with_is_told() {
     guest.pause();
 }
 
+/// `paddd mm0,[0xd8000000]`: where only KVM's emulator could do it, which knows no MMX.
+const NOT_EMULATED: &[u8] = &[0x0f, 0xfe, 0x05, 0, 0, 0, 0xd8];
+
+#[test]
+fn an_instruction_that_kvm_cannot_emulate_is_shown() {
+    if !has_kvm() {
+        return;
+    }
+    let mut guest = booted(&[(ENTRY, NOT_EMULATED)], 1);
+    let events = guest.run_until_event(Duration::from_secs(5));
+    let [MachineEvent::InternalError(text)] = &events[..] else { panic!("{events:?}") };
+    assert!(text.contains("the instruction [0f, fe, 05, 00, 00, 00, d8") && text.contains("rip 0x100000 "), "{text}");
+    guest.pause();
+}
+
 #[test]
 fn state_that_does_not_fit_is_refused_and_named() {
     if !has_kvm() {
@@ -619,8 +632,8 @@ fn an_initrd_does_not_overwrite_the_kernel() {
     let room = (common::MEMORY_MIB << 20) - ENTRY - 3 * 4096;
     let mut config = common::config(kernel, 1);
     config.initrd = Some(initrd.clone());
-    let mut guest = Guest { machine: Machine::new(&config).expect("a machine"), dir };
     std::fs::write(&initrd, vec![0x5a; room as usize]).expect("written");
+    let mut guest = Guest { machine: Machine::new(&config).expect("a machine"), dir };
     guest.machine.boot().expect("it just fits");
     assert!(guest.memory()[ENTRY as usize..].starts_with(&code));
     std::fs::write(&initrd, vec![0x5a; room as usize + 1]).expect("written");
@@ -633,29 +646,84 @@ fn a_command_line_that_linux_would_cut_is_refused() {
     if !has_kvm() {
         return;
     }
-    let mut guest = unbooted(&[(ENTRY, COUNTER)], 1);
+    let guest = unbooted(&[(ENTRY, COUNTER)], 1);
     let mut config = common::config(guest.dir.path().join("kernel"), 1);
     config.cmdline = "x".repeat(2048);
-    guest.machine = Machine::new(&config).expect("a machine");
-    assert!(matches!(guest.machine.boot(), Err(Error::Config { key: "cmdline", .. })));
+    assert!(matches!(Machine::new(&config), Err(Error::Config { key: "cmdline", .. })));
 }
 
+/// A node finds out when it begins, not when the guest is to boot there.
 #[test]
-fn a_kernel_that_is_none_is_refused() {
+fn what_cannot_be_booted_is_refused_by_name() {
     if !has_kvm() {
         return;
     }
-    let mut guest = unbooted(&[(ENTRY, COUNTER)], 1);
-    let kernel = guest.dir.path().join("kernel");
-    std::fs::write(&kernel, b"#!/bin/sh").expect("written");
-    assert!(matches!(guest.machine.boot(), Err(Error::Kernel { .. })));
-    assert!(matches!(check_kernel(&kernel), Err(Error::Kernel { .. })));
+    let dir = tempfile::tempdir().expect("a directory");
+    let (kernel, initrd) = (dir.path().join("kernel"), dir.path().join("initrd"));
+    let mut config = common::config(kernel.clone(), 1);
+    config.initrd = Some(initrd.clone());
+    let refusal = |config: &MachineConfig| {
+        let [looked, made] = [inspect::boot(config), Machine::new(config).map(drop)].map(Result::unwrap_err);
+        assert_eq!(looked.to_string(), made.to_string());
+        looked
+    };
+    let is_file =
+        |error: &Error, name, at: &Path| matches!(error, Error::File { key, path, .. } if *key == name && path == at);
+    let error = refusal(&config);
+    assert!(is_file(&error, "kernel", &kernel) && error.to_string().contains("No such file"), "{error}");
+    let mut without_note = common::elf(&[(ENTRY, COUNTER)]);
+    // The type of the note.
+    let at = without_note.windows(4).position(|bytes| bytes == b"Xen\0").expect("a note") - 4;
+    without_note[at] = 0;
+    for bad in [&b"#!/bin/sh"[..], &bzimage(64 << 20), &without_note] {
+        std::fs::write(&kernel, bad).expect("written");
+        assert!(matches!(refusal(&config), Error::Boot { key: "kernel", .. }));
+    }
     for good in [common::elf(&[(ENTRY, COUNTER)]), bzimage(4 << 20)] {
         std::fs::write(&kernel, good).expect("written");
-        check_kernel(&kernel).expect("a kernel");
+        assert!(is_file(&refusal(&config), "initrd", &initrd));
     }
+    std::fs::write(&initrd, vec![0x5a; 17 << 20]).expect("written");
+    assert!(matches!(refusal(&config), Error::Boot { key: "initrd", .. }));
+    std::fs::write(&initrd, [0x5a; 5000]).expect("written");
+    inspect::boot(&config).expect("good");
+    let mut machine = Machine::new(&config).expect("a machine");
     std::fs::remove_file(&kernel).expect("removed");
-    assert!(matches!(guest.machine.boot(), Err(Error::File { path, .. }) if path == kernel));
+    assert!(is_file(&machine.boot().expect_err("gone"), "kernel", &kernel));
+}
+
+/// The guest may be reset on either host: what it boots there must be the same.
+#[test]
+fn what_a_guest_boots_from_is_part_of_the_layout() {
+    if !has_kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let (kernel, initrd) = (dir.path().join("kernel"), dir.path().join("initrd"));
+    std::fs::write(&kernel, common::elf(&[(ENTRY, COUNTER)])).expect("written");
+    std::fs::write(&initrd, [0; 300 << 10]).expect("written");
+    let config = common::config(kernel.clone(), 1);
+    let layout = |config: &MachineConfig| Machine::new(config).expect("a machine").layout();
+    let differs = |one: &[(String, String)], other: &[(String, String)]| {
+        let pairs = one.iter().zip(other).filter(|(one, other)| one != other);
+        pairs.map(|((key, _), _)| key.clone()).collect::<Vec<_>>()
+    };
+    let first = layout(&config);
+    let mut changed = MachineConfig { cmdline: "quieter".to_owned(), ..config.clone() };
+    assert_eq!(differs(&first, &layout(&changed)), ["cmdline"]);
+    changed = MachineConfig { initrd: Some(initrd.clone()), ..config.clone() };
+    let with_initrd = layout(&changed);
+    assert_eq!(differs(&first, &with_initrd), ["initrd"]);
+    let mut content = vec![0; 300 << 10];
+    content[290 << 10] = 1;
+    std::fs::write(&initrd, content).expect("written");
+    assert_eq!(differs(&with_initrd, &layout(&changed)), ["initrd"]);
+    std::fs::write(&kernel, bzimage(4 << 20)).expect("written");
+    assert_eq!(differs(&first, &layout(&config)), ["kernel"]);
+    // By another name it is the same.
+    let elsewhere = dir.path().join("vmlinuz");
+    std::fs::copy(&kernel, &elsewhere).expect("copied");
+    assert_eq!(layout(&config), layout(&MachineConfig { kernel: elsewhere, ..config.clone() }));
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! What a disk is made of, what it counts, and why it cannot be made.
 
 use std::fmt;
+use std::fs::Metadata;
 use std::io;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -75,6 +77,40 @@ impl fmt::Display for DiskFault {
     }
 }
 
+/// Tells images apart, whatever their names: a file by its inode, a block device by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageId {
+    is_device: bool,
+    device: u64,
+    inode: u64,
+}
+
+impl ImageId {
+    pub(super) fn of(metadata: &Metadata) -> ImageId {
+        let is_device = metadata.file_type().is_block_device();
+        let (device, inode) = if is_device { (metadata.rdev(), 0) } else { (metadata.dev(), metadata.ino()) };
+        ImageId { is_device, device, inode }
+    }
+}
+
+/// The images of one guest's disks, none of them twice.
+#[derive(Debug, Default)]
+pub struct Images(Vec<(ImageId, PathBuf)>);
+
+impl Images {
+    /// Adds one.
+    ///
+    /// # Errors
+    /// It is there already, by this name or by another.
+    pub fn add(&mut self, id: ImageId, path: &Path) -> Result<(), DiskError> {
+        if let Some((_, other)) = self.0.iter().find(|(known, _)| *known == id) {
+            return Err(DiskError::Twice { path: path.to_owned(), other: other.clone() });
+        }
+        self.0.push((id, path.to_owned()));
+        Ok(())
+    }
+}
+
 /// Counters of a [`Disk`](crate::Disk), since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DiskStats {
@@ -138,6 +174,14 @@ pub enum DiskError {
         bytes: u64,
         /// The unit of direct I/O there.
         block_bytes: u32,
+    },
+    /// Two disks of one guest.
+    #[error("disk {path} is the same as {other}; each disk needs an image of its own")]
+    Twice {
+        /// Its path.
+        path: PathBuf,
+        /// The path of the other.
+        other: PathBuf,
     },
     /// The serial number.
     #[error("serial number {serial:?} of disk {path} is not 1 to 20 printable ASCII characters")]

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{DiskError, SECTOR_BYTES};
+use super::{DiskError, ImageId, SECTOR_BYTES};
 
 /// An open image. Its page cache is never used: with O_DIRECT a completed write is on the storage that both nodes share, not in
 /// the memory of the node that may die.
@@ -18,6 +18,7 @@ pub(super) struct Image {
     pub(super) file: File,
     pub(super) bytes: u64,
     pub(super) block_bytes: u32,
+    pub(super) id: ImageId,
 }
 
 impl Image {
@@ -41,7 +42,7 @@ impl Image {
         if bytes == 0 || !bytes.is_multiple_of(u64::from(block_bytes)) {
             return Err(DiskError::Size { path: path.to_owned(), bytes, block_bytes });
         }
-        Ok(Image { file, bytes, block_bytes })
+        Ok(Image { file, bytes, block_bytes, id: ImageId::of(&metadata) })
     }
 }
 

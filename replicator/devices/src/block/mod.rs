@@ -36,12 +36,13 @@ use crate::output::Payload;
 use crate::virtio::{Chain, Model, Segment, Ticket, Transport, gather, length, scatter};
 use crate::{DeviceEvent, DeviceId, Memory, Output, OutputKind};
 use buffer::Buffer;
-pub use door::{DiskError, DiskFault, DiskOperation, DiskOptions, DiskStats, OnDiskError};
+pub use door::{DiskError, DiskFault, DiskOperation, DiskOptions, DiskStats, ImageId, Images, OnDiskError};
 use image::Image;
 use request::{Limits, Request, Wish};
 use worker::{Completion, Job, RequestId, Work, Worker};
 
 const SECTOR_BYTES: u64 = 512;
+/// VIRTIO_BLK_ID_BYTES (virtio 1.2, 5.2.6).
 const SERIAL_BYTES: usize = 20;
 
 const QUEUE: usize = 0;
@@ -122,6 +123,7 @@ impl Pending {
 pub struct Disk {
     id: DeviceId,
     path: PathBuf,
+    image_id: ImageId,
     serial: [u8; SERIAL_BYTES],
     limits: Limits,
     transport: Arc<Transport>,
@@ -154,16 +156,15 @@ impl Disk {
     /// # Errors
     /// The image does not exist, cannot be opened, or is where O_DIRECT does not work.
     pub fn new(id: DeviceId, memory: Memory, irq: EventFd, options: &DiskOptions) -> Result<Disk, DiskError> {
-        let DiskOptions { path, serial, read_only, on_error } = options;
-        let serial =
-            padded_serial(serial).ok_or_else(|| DiskError::Serial { path: path.clone(), serial: serial.clone() })?;
-        let Image { file, bytes, block_bytes } = Image::open(path, *read_only)?;
+        let DiskOptions { path, read_only, on_error, .. } = options;
+        let (serial, Image { file, bytes, block_bytes, id: image_id }) = opened(options)?;
         let limits = Limits { bytes, block_bytes, read_only: *read_only };
         let failed = |source| DiskError::Start { path: path.clone(), source };
         let transport = Transport::new(model(path.display().to_string(), limits), memory, irq).map_err(failed)?;
         Ok(Disk {
             id,
             path: path.clone(),
+            image_id,
             serial,
             limits,
             transport: Arc::new(transport),
@@ -182,6 +183,20 @@ impl Disk {
             chain: Chain::default(),
             stats: DiskStats::default(),
         })
+    }
+
+    /// Opens the image as [`new`](Disk::new) would, and makes nothing of it.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub fn check(options: &DiskOptions) -> Result<ImageId, DiskError> {
+        opened(options).map(|(_, image)| image.id)
+    }
+
+    /// Which image it is.
+    #[must_use]
+    pub fn image_id(&self) -> ImageId {
+        self.image_id
     }
 
     /// Size of the image.
@@ -453,9 +468,19 @@ fn model(name: String, limits: Limits) -> Model {
     }
 }
 
-fn padded_serial(serial: &str) -> Option<[u8; SERIAL_BYTES]> {
+/// The serial number as the guest gets it, and the image.
+fn opened(options: &DiskOptions) -> Result<([u8; SERIAL_BYTES], Image), DiskError> {
+    let DiskOptions { path, serial, read_only, .. } = options;
+    if !is_serial_number(serial) {
+        return Err(DiskError::Serial { path: path.clone(), serial: serial.clone() });
+    }
     let mut padded = [0; SERIAL_BYTES];
-    let printable = !serial.is_empty() && serial.bytes().all(|byte| byte.is_ascii_graphic());
-    padded.get_mut(..serial.len()).filter(|_| printable)?.copy_from_slice(serial.as_bytes());
-    Some(padded)
+    padded.iter_mut().zip(serial.bytes()).for_each(|(to, from)| *to = from);
+    Ok((padded, Image::open(path, *read_only)?))
+}
+
+/// Whether a disk can have this serial number: 1 to 20 printable characters, without spaces.
+#[must_use]
+pub fn is_serial_number(serial: &str) -> bool {
+    (1..=SERIAL_BYTES).contains(&serial.len()) && serial.bytes().all(|byte| byte.is_ascii_graphic())
 }

@@ -33,6 +33,7 @@ use crate::{DeviceId, Memory, Output};
 pub use door::{NetError, NetOptions, NetStats};
 use offload::Offloads;
 use tap::Tap;
+pub use tap::is_tap_name;
 
 const RX: usize = 0;
 const TX: usize = 1;
@@ -101,6 +102,14 @@ impl Net {
     pub fn new(id: DeviceId, memory: Memory, irq: EventFd, options: &NetOptions) -> Result<Net, NetError> {
         let tap = Tap::open(&options.tap)?;
         Net::on(tap, id, memory, irq, options.mac).map_err(|source| NetError::EventFd { source })
+    }
+
+    /// Opens the tap as [`new`](Net::new) would, and makes nothing of it.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub fn check(tap: &str) -> Result<(), NetError> {
+        Tap::open(tap).map(drop)
     }
 
     fn on(tap: Tap, id: DeviceId, memory: Memory, irq: EventFd, mac: [u8; 6]) -> io::Result<Net> {

@@ -104,12 +104,19 @@ impl Tap {
     }
 }
 
+/// Whether a tap can have this name: 1 to 15 printable characters without '/', ':' (`dev_valid_name` in net/core/dev.c) and '%',
+/// which stands for a number.
+#[must_use]
+pub fn is_tap_name(name: &str) -> bool {
+    // One byte stays for the NUL.
+    (1..libc::IFNAMSIZ).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_graphic() && !b"/:%".contains(&byte))
+}
+
 fn interface_request(name: &str) -> Result<libc::ifreq, NetError> {
     // SAFETY: an all-zero `ifreq` is a valid one: integers, and pointers that nobody reads.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    // One byte stays for the NUL.
-    let fits = (1..request.ifr_name.len()).contains(&name.len());
-    if !fits || !name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b'%') {
+    if !is_tap_name(name) {
         return Err(NetError::BadName { tap: name.to_owned() });
     }
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {

@@ -170,6 +170,14 @@ impl Serial {
         })
     }
 
+    /// Opens the sink as [`new`](Serial::new) would, and leaves nothing behind.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub fn check(sink: &Sink) -> Result<(), SinkError> {
+        Outlet::check(sink)
+    }
+
     /// Its counters.
     #[must_use]
     pub fn stats(&self) -> ConsoleStats {

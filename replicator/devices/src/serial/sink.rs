@@ -62,6 +62,17 @@ impl Outlet {
         Ok(outlet)
     }
 
+    /// Whether a sink can be opened; nothing is left behind.
+    pub(super) fn check(sink: &Sink) -> Result<(), SinkError> {
+        let is_new = |path: &&PathBuf| std::fs::symlink_metadata(path).is_err();
+        let made = if let Sink::File(path) = sink { Some(path).filter(is_new) } else { None };
+        Outlet::open(sink)?;
+        match made {
+            Some(path) => std::fs::remove_file(path).map_err(|source| SinkError::File { path: path.clone(), source }),
+            None => Ok(()),
+        }
+    }
+
     /// Readable when there is something to do here.
     pub(super) fn fd(&self) -> RawFd {
         self.epoll.as_raw_fd()

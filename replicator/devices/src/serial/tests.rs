@@ -339,6 +339,20 @@ fn a_socket_left_behind_is_replaced_and_nothing_else_is() {
 }
 
 #[test]
+fn a_check_of_a_sink_leaves_nothing_behind() {
+    let room = tempfile::tempdir().expect("tempdir");
+    let path = room.path().join("console");
+    for sink in [Sink::None, Sink::File(path.clone()), Sink::Pty(path.clone()), Sink::Socket(path.clone())] {
+        Serial::check(&sink).expect("possible");
+        assert!(path.symlink_metadata().is_err(), "{sink:?}");
+    }
+    std::fs::write(&path, "precious").expect("file");
+    Serial::check(&Sink::File(path.clone())).expect("possible");
+    assert_eq!(content(&path), "precious");
+    assert!(matches!(Serial::check(&Sink::Socket(path)), Err(SinkError::Occupied { .. })));
+}
+
+#[test]
 fn a_pty_carries_raw_bytes_both_ways() {
     let room = tempfile::tempdir().expect("tempdir");
     let path = room.path().join("tty");

@@ -4,9 +4,11 @@
 //! and an MP table; an ELF kernel is also told on its command line where the virtio devices are, since it may be one without ACPI.
 
 mod bzimage;
+mod files;
 mod pvh;
 
 use std::fs::File;
+use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -15,8 +17,13 @@ use kemari_devices::Memory;
 use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs2};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryRegion};
 
-use crate::memory::{HOLE_END, HOLE_START};
+pub(crate) use self::files::{Content, Files};
+use crate::memory::{HOLE_END, HOLE_START, Ram};
 use crate::{Error, MachineConfig, acpi, mptable};
+
+/// The settings that name the files.
+const KERNEL: &str = "kernel";
+const INITRD: &str = "initrd";
 
 const CMDLINE: u64 = 0x2_0000;
 /// Where the last KiB of base memory begins, in which a guest looks for the MP table.
@@ -88,6 +95,11 @@ pub(crate) fn load(config: &MachineConfig, slots: &[Slot], memory: &Memory) -> R
     }
 }
 
+/// Boots in memory of its own, which is thrown away: whether [`load`] would succeed.
+pub(crate) fn rehearse(config: &MachineConfig, slots: &[Slot]) -> Result<(), Error> {
+    load(config, slots, &Ram::map_unpopulated(config.memory_mib)?).map(drop)
+}
+
 /// Has the host read the files of a boot that comes soon, without waiting for it.
 pub(crate) fn prefetch(config: &MachineConfig) {
     for path in [Some(&config.kernel), config.initrd.as_ref()].into_iter().flatten() {
@@ -114,7 +126,7 @@ impl KernelFormat {
             match file.read_exact_at(&mut found, offset) {
                 Ok(()) => Ok(found == *magic),
                 Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
-                Err(source) => Err(Error::File { path: path.to_owned(), source }),
+                Err(source) => Err(unreadable(KERNEL, path)(source)),
             }
         };
         if has(b"\x7fELF", 0)? {
@@ -127,20 +139,16 @@ impl KernelFormat {
     }
 }
 
-/// Whether a file looks like a kernel that can be booted, before any guest is made.
-///
-/// # Errors
-/// It cannot be read, or is none.
-pub fn check_kernel(path: &Path) -> Result<(), Error> {
-    KernelFormat::of(&open(path)?, path).map(drop)
+fn open(path: &Path) -> Result<File, Error> {
+    File::open(path).map_err(unreadable(KERNEL, path))
 }
 
-fn open(path: &Path) -> Result<File, Error> {
-    File::open(path).map_err(|source| Error::File { path: path.to_owned(), source })
+fn unreadable(key: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::File { key, path: path.to_owned(), source }
 }
 
 fn refused(path: &Path, reason: impl Into<String>) -> Error {
-    Error::Kernel { path: path.to_owned(), reason: reason.into() }
+    Error::Boot { key: KERNEL, path: path.to_owned(), reason: reason.into() }
 }
 
 fn out_of_place(path: &Path, error: &GuestMemoryError) -> Error {
@@ -162,10 +170,14 @@ fn write_cmdline(memory: &Memory, cmdline: &str, bytes_max: usize, kernel: &Path
 
 /// Puts the RAM disk at the end of memory below the hole, between `from` and `to`.
 fn load_initrd(path: &Path, memory: &Memory, from: u64, to: u64) -> Result<Initrd, Error> {
-    let content = std::fs::read(path).map_err(|source| Error::File { path: path.to_owned(), source })?;
+    let content = std::fs::read(path).map_err(unreadable(INITRD, path))?;
     let bytes = content.len() as u64;
     let end = memory.iter().next().map_or(0, |region| region.len()).min(HOLE_START).min(to);
-    let too_large = || refused(path, format!("{bytes} bytes do not fit memory beside the kernel: raise memory_mib"));
+    let too_large = || Error::Boot {
+        key: INITRD,
+        path: path.to_owned(),
+        reason: format!("{bytes} bytes do not fit memory beside the kernel: raise memory_mib"),
+    };
     let address = end.checked_sub(bytes).map(|begin| begin & !0xfff).filter(|begin| *begin >= from);
     let address = address.ok_or_else(too_large)?;
     memory.write_slice(&content, GuestAddress(address)).map_err(|_| too_large())?;

@@ -260,6 +260,28 @@ fn what_is_no_disk_is_refused_by_name() {
 }
 
 #[test]
+fn an_image_is_one_by_whatever_name() {
+    let room = directory();
+    let (path, other, link) = (image(&room), room.path().join("other"), room.path().join("link"));
+    std::fs::copy(&path, &other).expect("copied");
+    std::os::unix::fs::symlink(&path, &link).expect("linked");
+    let id = |path: &Path| {
+        let options = DiskOptions {
+            path: path.to_owned(),
+            serial: "s".to_owned(),
+            read_only: true,
+            on_error: OnDiskError::Report,
+        };
+        Disk::check(&options).expect("a disk")
+    };
+    let mut images = Images::default();
+    images.add(id(&path), &path).expect("the first");
+    images.add(id(&other), &other).expect("another");
+    let error = images.add(id(&link), &link).expect_err("the first again").to_string();
+    assert!([&link, &path].iter().all(|path| error.contains(&path.display().to_string())), "{error}");
+}
+
+#[test]
 fn a_driver_that_does_not_flush_gets_durable_writes() {
     let room = directory();
     let path = image(&room);
