@@ -320,6 +320,26 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// The manual's command section begins each command's paragraph with its name.
+    #[test]
+    fn every_command_is_in_the_manual_and_can_be_completed() {
+        let manual = include_str!("../man/kemari-replicator.8");
+        let commands = manual.split(".SH COMMANDS").nth(1).and_then(|rest| rest.split(".SH HANDLER").next());
+        let described: Vec<&str> = commands
+            .expect("the section")
+            .split(".TP\n")
+            .filter_map(|paragraph| paragraph.split_once(' ')?.1.split(['"', ' ', '\n']).find(|word| !word.is_empty()))
+            .collect();
+        let mut completions = Vec::new();
+        clap_complete::generate(clap_complete::Shell::Bash, &mut Cli::command(), "kemari-replicator", &mut completions);
+        let completions = String::from_utf8(completions).expect("text");
+        let cli = Cli::command();
+        for command in cli.get_subcommands().map(clap::Command::get_name) {
+            assert!(described.contains(&command), "{command} is not among {described:?}");
+            assert!(completions.split_whitespace().any(|word| word == command), "{command} is not completed");
+        }
+    }
+
     #[test]
     fn a_name_is_of_a_guest_and_a_path_of_a_file() {
         for (said, file) in [

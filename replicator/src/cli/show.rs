@@ -2,7 +2,9 @@
 
 use std::io::{self, Write};
 
-use kemari_control::{Checkpoints, Event, Figure, Gate, Replication, Role, Standing, Status, SyncProgress};
+use kemari_control::{
+    Checkpoints, ConsoleStatus, Event, Figure, Gate, Replication, Role, Standing, Status, SyncProgress,
+};
 
 /// Cells of the progress bar.
 const CELLS: u64 = 30;
@@ -20,7 +22,8 @@ pub(super) fn status(out: &mut impl Write, status: &Status) -> io::Result<()> {
     }
     if let Some(image) = &status.image {
         let what = if status.role == Role::Primary { "committed" } else { "holds" };
-        field(out, what, format_args!("epoch {} of generation {}", image.epoch, image.generation))?;
+        let age = status.commit_age_ms.map_or_else(String::new, |age| format!(", committed {} ago", seconds(age)));
+        field(out, what, format_args!("epoch {} of generation {}{age}", image.epoch, image.generation))?;
     }
     if let Some(reason) = &status.not_promotable {
         field(out, "not promotable", reason)?;
@@ -40,6 +43,9 @@ pub(super) fn status(out: &mut impl Write, status: &Status) -> io::Result<()> {
     if let Some(crashes) = &status.crashes {
         field(out, "crashes", format_args!("{}, the last one: {}", crashes.count, crashes.last))?;
     }
+    if status.mended_pages > 0 {
+        field(out, "mended", format_args!("{} pages that the hardware had lost", status.mended_pages))?;
+    }
     if let Some(sync) = &status.sync {
         field(out, "resync", bar(sync))?;
     }
@@ -51,19 +57,36 @@ pub(super) fn status(out: &mut impl Write, status: &Status) -> io::Result<()> {
     }
     for nic in &status.nics {
         let line = format!(
-            "{} sent {} frames, received {}, errors {}",
-            nic.tap, nic.sent_frames, nic.received_frames, nic.errors
+            "{} sent {} frames ({} KiB), received {} ({} KiB), errors {}",
+            nic.tap,
+            nic.sent_frames,
+            nic.sent_bytes / 1024,
+            nic.received_frames,
+            nic.received_bytes / 1024,
+            nic.errors
         );
         field(out, "nic", line)?;
     }
     for disk in &status.disks {
         let line = format!(
-            "{} {} reads, {} writes, {} flushes, {} in flight, errors {}",
-            disk.path, disk.reads, disk.writes, disk.flushes, disk.in_flight, disk.errors
+            "{} {} reads ({} KiB), {} writes ({} KiB), {} flushes, {} in flight, errors {}",
+            disk.path,
+            disk.reads,
+            disk.read_bytes / 1024,
+            disk.writes,
+            disk.written_bytes / 1024,
+            disk.flushes,
+            disk.in_flight,
+            disk.errors
         );
         field(out, "disk", line)?;
     }
-    Ok(())
+    let ConsoleStatus { written_bytes, dropped_bytes } = status.console;
+    field(out, "console", format_args!("{written_bytes} bytes written, {dropped_bytes} lost"))
+}
+
+fn seconds(ms: u64) -> String {
+    if ms < 10_000 { format!("{ms} ms") } else { format!("{} s", ms / 1000) }
 }
 
 fn field(out: &mut impl Write, name: &str, value: impl std::fmt::Display) -> io::Result<()> {
@@ -122,6 +145,7 @@ fn show_checkpoints(out: &mut impl Write, checkpoints: &Checkpoints) -> io::Resu
         ("  commit", checkpoints.commit_us, "µs"),
         ("  held", checkpoints.hold_us, "µs"),
         ("  dirty", checkpoints.dirty_pages, "pages"),
+        ("  sent", checkpoints.sent_bytes, "bytes"),
     ] {
         let Figure { last, p50, p99 } = figure;
         field(out, name, format_args!("{last} {unit} now, {p50} median, {p99} at the 99th percentile"))?;
