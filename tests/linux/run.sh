@@ -25,12 +25,19 @@ trap 'rm -rf "$share"' EXIT
 mkdir "$share/programs"
 cp "$programs/kemari-replicator" "$share/programs/"
 cp "$programs/kemari-linux-peer" "$share/programs/peer"
+for tests in "$programs"/vmm-*; do
+    # Only the life `machine` needs them.
+    [ ! -e "$tests" ] || cp "$tests" "$share/programs/"
+done
 cp "$cache"/host/guest.{bzImage,elf,cpio.gz} "$share/"
 cp -r "$here"/inside "$here"/lives "$share/"
 echo "${lives[@]}" >"$share/lives-to-run"
 # The configuration that the README shows.
 awk '/^# \/etc\/kemari\/debian.toml/ {shown = 1} /^```/ {shown = 0} shown' "$here/../../README.md" >"$share/readme.toml"
 grep -q '^\[guest\]' "$share/readme.toml" || { echo "run.sh: the README shows no configuration for Linux" >&2 && exit 1; }
+# And the commands.
+awk '/^ip tuntap add dev tap-debian/ {shown = 1} /^```/ {shown = 0} shown' "$here/../../README.md" >"$share/readme.commands"
+grep -q ' shutdown ' "$share/readme.commands" || { echo "run.sh: the README shows no commands for Linux" >&2 && exit 1; }
 
 said="$share/said"
 timeout --foreground "$limit_seconds" "$here/host.sh" run "$cache/host" "$share" inside/scenarios.sh 2 </dev/null 2>&1 |
