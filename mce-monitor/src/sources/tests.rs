@@ -36,6 +36,44 @@ fn links_that_lose_their_carrier() {
 }
 
 #[test]
+fn a_datagram_socket_stands_in_for_the_kernel() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let (links, uevents) = (directory.path().join("links"), directory.path().join("uevents"));
+    let sender = std::os::unix::net::UnixDatagram::unbound().expect("a socket");
+    let mut heard = Vec::new();
+    let mut source = netlink::Links::open(&Some(links.clone())).expect("a new socket");
+    sender.send_to(&link_message(1, "eth1"), &links).expect("it listens");
+    assert_eq!(source.read(at(7), &mut heard).expect("readable"), Turn { more: false, lost: 0 });
+    let mut source = netlink::Uevents::open(&Some(uevents.clone())).expect("a new socket");
+    sender.send_to(b"change@/x\0SUBSYSTEM=nvme\0DEVNAME=nvme3\0NVME_AEN=0x020101\0", &uevents).expect("it listens");
+    source.read(at(8), &mut heard).expect("readable");
+    let [link, Heard { record: Record::Block(error), .. }] = &heard[..] else { panic!("{heard:?}") };
+    assert_eq!((link.at, &link.record), (at(7), &Record::Link { interface: "eth1".into(), up: false }));
+    assert_eq!(error.device, "nvme3");
+}
+
+/// What was so before the monitor listened is told by the kernel if it is asked.
+#[test]
+fn links_are_known_from_the_beginning() {
+    let is_up = fs::read_to_string("/sys/class/net/lo/flags").is_ok_and(|flags| {
+        u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).is_ok_and(|flags| flags & 1 == 1)
+    });
+    if !is_up {
+        return eprintln!("SKIPPED: lo is down");
+    }
+    let mut source = netlink::Links::open(&None).expect("everybody may listen to rtnetlink");
+    let mut heard = Vec::new();
+    for _ in 0..100 {
+        source.read(at(1), &mut heard).expect("readable");
+        if heard.iter().any(|heard| heard.record == Record::Link { interface: "lo".into(), up: true }) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{heard:?}");
+}
+
+#[test]
 fn devices_that_cannot_be_recovered() {
     let failed =
         b"change@/devices/x\0ACTION=change\0SUBSYSTEM=pci\0PCI_SLOT_NAME=0000:5e:00.0\0ERROR_EVENT=FAILED_RECOVERY\0";
