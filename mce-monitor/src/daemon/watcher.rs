@@ -14,7 +14,7 @@ use crate::health::{Health, Stored, Verdict};
 use crate::moment::Moment;
 use crate::record::Heard;
 use crate::sinks::{Guests, News};
-use crate::sources::{Counters, Found, Names, Turn, disks_of};
+use crate::sources::{Accounted, Counters, Found, Names, Turn, disks_of};
 
 /// How long the lines of one error may take to come.
 const LINES: Duration = Duration::from_millis(200);
@@ -59,6 +59,11 @@ impl Watcher {
         let now = clock::now();
         let boot_id = clock::boot_id();
         let mut health = Health::new(config.thresholds.clone(), config.daemon.parts_max);
+        // Of another boot the counters are others.
+        let (begun, accounted) = match stored.as_ref().filter(|stored| stored.boot_id == boot_id) {
+            Some(stored) => (stored.saved, stored.counters.clone()),
+            None => (now, Accounted::new()),
+        };
         if let Some(stored) = stored {
             health.restore(stored, &boot_id, now, clock::unix_s());
         }
@@ -70,7 +75,7 @@ impl Watcher {
             names: Names::new(&config.sources.sysfs),
             sysfs: config.sources.sysfs.clone(),
             guests: config.thresholds.disks.is_none().then(|| Guests::new(&config.guests)),
-            counters: Counters::new(&config.sources.sysfs, &found.events, now),
+            counters: Counters::new(&config.sources.sysfs, &found.events, begun, &accounted),
             unread: (0..found.watched.len()).collect(),
             found,
             reconcile: config.sources.reconcile,
@@ -253,7 +258,9 @@ impl Watcher {
 
     fn stored(&self, now: Moment) -> Stored {
         let sequence = self.found.watched.iter().find_map(|watched| watched.source.sequence());
-        self.health.stored(&self.boot_id, now, clock::unix_s(), sequence)
+        let mut stored = self.health.stored(&self.boot_id, now, clock::unix_s(), sequence);
+        stored.counters = self.counters.accounted();
+        stored
     }
 
     /// Answers an operator.

@@ -1,5 +1,6 @@
 //! What is known, as it is kept over a restart and over a reboot.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,9 @@ pub struct Stored {
     parts: Vec<(Place, Part)>,
     /// The record of the kernel's log that was read last.
     pub log_sequence: Option<u64>,
+    /// How much of each counter in sysfs is accounted for, by its name.
+    #[serde(default)]
+    pub counters: BTreeMap<String, u64>,
 }
 
 impl Stored {
@@ -44,7 +48,15 @@ impl Health {
     #[must_use]
     pub fn stored(&self, boot_id: &str, now: Moment, unix_s: u64, log_sequence: Option<u64>) -> Stored {
         let parts = self.parts.iter().map(|(place, part)| (place.clone(), part.clone())).collect();
-        Stored { version: VERSION, boot_id: boot_id.to_owned(), saved: now, saved_unix_s: unix_s, parts, log_sequence }
+        Stored {
+            version: VERSION,
+            boot_id: boot_id.to_owned(),
+            saved: now,
+            saved_unix_s: unix_s,
+            parts,
+            log_sequence,
+            counters: BTreeMap::new(),
+        }
     }
 
     /// Goes on with what was kept. On the same boot its times hold; on another one the wall clock says how long the host was

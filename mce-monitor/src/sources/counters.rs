@@ -4,8 +4,8 @@
 //! tells of it at all.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fmt, fs};
 
 use crate::moment::Moment;
 use crate::record::{AerError, BlockError, Channel, Heard, MemoryError, Record, Severity};
@@ -13,10 +13,36 @@ use crate::record::{AerError, BlockError, Channel, Heard, MemoryError, Record, S
 /// Which counter.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
-    Memory { controller: u32, corrected: bool },
-    Pci { device: String, severity: &'static str },
-    Block { device: String },
+    /// Of a DIMM by its label; without one, what is counted of no DIMM.
+    Memory {
+        controller: u32,
+        label: Option<String>,
+        corrected: bool,
+    },
+    Pci {
+        device: String,
+        severity: &'static str,
+    },
+    Block {
+        device: String,
+    },
 }
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Key::Memory { controller, label, corrected } => {
+                let kind = if *corrected { "ce" } else { "ue" };
+                write!(f, "memory mc{controller} {kind} {}", label.as_deref().unwrap_or_default())
+            }
+            Key::Pci { device, severity } => write!(f, "pci {device} {severity}"),
+            Key::Block { device } => write!(f, "block {device}"),
+        }
+    }
+}
+
+/// What of the counters is accounted for, by their names: to go on from there after a restart.
+pub(crate) type Accounted = BTreeMap<String, u64>;
 
 /// What is known of a counter.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +51,13 @@ struct Counter {
     /// What records have told since, by the way they came on: two may tell of the same.
     told: BTreeMap<Channel, u64>,
     missing: u64,
+}
+
+impl Counter {
+    /// What was told on the way that told most.
+    fn told(&self) -> u64 {
+        self.told.values().max().copied().unwrap_or(0)
+    }
 }
 
 /// The counters.
@@ -37,14 +70,21 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    /// From here on. `events` are the tracepoints that are on.
-    pub(crate) fn new(sysfs: &Path, events: &[&str], now: Moment) -> Counters {
+    /// From `begun` on, when so much was accounted for: now, if nothing is known of before. `events` are the tracepoints that are on.
+    pub(crate) fn new(sysfs: &Path, events: &[&str], begun: Moment, accounted: &Accounted) -> Counters {
         let block_is_told = events.contains(&"block_rq_error");
-        let mut counters = Counters { sysfs: sysfs.to_owned(), known: BTreeMap::new(), begun: now, block_is_told };
+        let mut counters = Counters { sysfs: sysfs.to_owned(), known: BTreeMap::new(), begun, block_is_told };
         for (key, value) in counters.read() {
-            counters.known.insert(key, Counter { base: value, ..Counter::default() });
+            // Less than was accounted for: the driver was loaded anew.
+            let base = accounted.get(&key.to_string()).copied().unwrap_or(value).min(value);
+            counters.known.insert(key, Counter { base, ..Counter::default() });
         }
         counters
+    }
+
+    /// What is accounted for.
+    pub(crate) fn accounted(&self) -> Accounted {
+        self.known.iter().map(|(key, counter)| (key.to_string(), counter.base + counter.told())).collect()
     }
 
     /// A record was heard that some counter has counted.
@@ -52,7 +92,12 @@ impl Counters {
         if heard.at < self.begun || heard.channel == Channel::Counter {
             return;
         }
-        let Some((key, count)) = key_of(&heard.record) else { return };
+        let Some((mut key, count)) = key_of(&heard.record) else { return };
+        if !self.known.contains_key(&key)
+            && let Key::Memory { label, .. } = &mut key
+        {
+            *label = None;
+        }
         if let Some(counter) = self.known.get_mut(&key) {
             *counter.told.entry(heard.channel).or_default() += count;
         }
@@ -72,8 +117,7 @@ impl Counters {
                 *counter = Counter { base: value, ..Counter::default() };
                 continue;
             }
-            let told = counter.told.values().max().copied().unwrap_or(0);
-            let missing = (value - counter.base).saturating_sub(told);
+            let missing = (value - counter.base).saturating_sub(counter.told());
             let sure = missing.min(counter.missing);
             if sure > 0 {
                 counter.base += sure;
@@ -94,14 +138,28 @@ impl Counters {
     }
 
     fn memory(&self) -> Vec<(Key, u64)> {
-        let mut counters = Vec::new();
+        let mut counters: Vec<(Key, u64)> = Vec::new();
         for (name, path) in entries(&self.sysfs.join("devices/system/edac/mc")) {
             let Some(controller) = name.strip_prefix("mc").and_then(|number| number.parse().ok()) else { continue };
-            for (file, corrected) in [("ce_count", true), ("ue_count", false)] {
-                counters.extend(number(&path.join(file)).map(|value| (Key::Memory { controller, corrected }, value)));
+            let dimms: Vec<_> = entries(&path).into_iter().filter(|(name, _)| name.starts_with("dimm")).collect();
+            let prefix =
+                if dimms.is_empty() { ["ce_count", "ue_count"] } else { ["ce_noinfo_count", "ue_noinfo_count"] };
+            for (file, corrected) in prefix.into_iter().zip([true, false]) {
+                let key = Key::Memory { controller, label: None, corrected };
+                counters.extend(number(&path.join(file)).map(|value| (key, value)));
+            }
+            for (_, dimm) in dimms {
+                let label = fs::read_to_string(dimm.join("dimm_label")).unwrap_or_default().trim().to_owned();
+                for (file, corrected) in [("dimm_ce_count", true), ("dimm_ue_count", false)] {
+                    let key = Key::Memory { controller, label: Some(label.clone()), corrected };
+                    counters.extend(number(&dimm.join(file)).map(|value| (key, value)));
+                }
             }
         }
-        counters
+        // DIMMs that were given the same label, or none, are counted together.
+        let mut summed = BTreeMap::new();
+        counters.into_iter().for_each(|(key, value)| *summed.entry(key).or_default() += value);
+        summed.into_iter().collect()
     }
 
     fn pci(&self) -> Vec<(Key, u64)> {
@@ -131,7 +189,8 @@ fn key_of(record: &Record) -> Option<(Key, u64)> {
     match record {
         Record::Memory(error) => {
             let corrected = error.severity == Severity::Corrected;
-            Some((Key::Memory { controller: error.controller, corrected }, error.count))
+            let label = Some(error.label.trim().to_owned());
+            Some((Key::Memory { controller: error.controller, label, corrected }, error.count))
         }
         Record::Aer(error) => {
             let severity = match error.severity {
@@ -150,10 +209,10 @@ fn key_of(record: &Record) -> Option<(Key, u64)> {
 
 fn record_of(key: &Key, count: u64) -> Option<Record> {
     Some(match key {
-        Key::Memory { controller, corrected } => Record::Memory(MemoryError {
+        Key::Memory { controller, label, corrected } => Record::Memory(MemoryError {
             severity: if *corrected { Severity::Corrected } else { Severity::Uncorrected },
             controller: *controller,
-            label: String::new(),
+            label: label.clone().unwrap_or_default(),
             message: "counted, and not told".to_owned(),
             count,
             address: None,

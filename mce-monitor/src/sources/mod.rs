@@ -18,7 +18,7 @@ use crate::config::SourcesConfig;
 use crate::moment::Moment;
 use crate::record::{Channel, Heard, Record};
 
-pub(crate) use counters::Counters;
+pub(crate) use counters::{Accounted, Counters};
 pub(crate) use disks::disks_of;
 pub(crate) use mcelog::parse as mcelog_record;
 pub(crate) use names::Names;

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -126,7 +127,7 @@ fn told(count: u64, channel: Channel) -> Heard {
 fn what_was_counted_and_not_told_is_found_at_the_second_look() {
     let sysfs = tempfile::tempdir().expect("temporary directory");
     write(sysfs.path(), CE_COUNT, "1000\n");
-    let mut counters = Counters::new(sysfs.path(), &[], at(0));
+    let mut counters = Counters::new(sysfs.path(), &[], at(0), &BTreeMap::new());
     write(sysfs.path(), CE_COUNT, "1005\n");
     // Three were told, each on two ways.
     counters.heard(&told(3, Channel::Trace));
@@ -145,10 +146,53 @@ fn what_was_counted_and_not_told_is_found_at_the_second_look() {
 }
 
 #[test]
+fn what_is_counted_of_a_dimm_is_found_there() {
+    let sysfs = tempfile::tempdir().expect("temporary directory");
+    let mc = "devices/system/edac/mc/mc0";
+    let count = |dimm: &str, count: &str| write(sysfs.path(), &format!("{mc}/{dimm}/dimm_ue_count"), count);
+    for (dimm, label) in [("dimm0", "A1\n"), ("dimm3", "B1\n")] {
+        write(sysfs.path(), &format!("{mc}/{dimm}/dimm_label"), label);
+        count(dimm, "0\n");
+    }
+    write(sysfs.path(), &format!("{mc}/ue_count"), "0\n");
+    write(sysfs.path(), &format!("{mc}/ce_noinfo_count"), "0\n");
+    let mut counters = Counters::new(sysfs.path(), &[], at(0), &BTreeMap::new());
+    count("dimm3", "2\n");
+    write(sysfs.path(), &format!("{mc}/ue_count"), "2\n");
+    counters.reconcile(at(60));
+    let found = counters.reconcile(at(120));
+    let [Heard { record: Record::Memory(error), .. }] = &found[..] else { panic!("{found:?}") };
+    assert_eq!((error.label.as_str(), error.count, error.severity), ("B1", 2, Severity::Uncorrected));
+    // One that is told of no DIMM is of those that are counted of none.
+    write(sysfs.path(), &format!("{mc}/ce_noinfo_count"), "3\n");
+    counters.heard(&told(3, Channel::Trace));
+    assert_eq!((counters.reconcile(at(180)), counters.reconcile(at(240))), (vec![], vec![]));
+}
+
+#[test]
+fn what_came_while_nobody_watched_is_found() {
+    let sysfs = tempfile::tempdir().expect("temporary directory");
+    write(sysfs.path(), CE_COUNT, "1000\n");
+    let mut counters = Counters::new(sysfs.path(), &[], at(0), &BTreeMap::new());
+    write(sysfs.path(), CE_COUNT, "1003\n");
+    counters.heard(&told(3, Channel::Trace));
+    let accounted = counters.accounted();
+    drop(counters);
+    write(sysfs.path(), CE_COUNT, "1010\n");
+    let mut counters = Counters::new(sysfs.path(), &[], at(0), &accounted);
+    // Two of the seven are in the log, which is read from where it was left.
+    counters.heard(&told(2, Channel::Log));
+    counters.reconcile(at(60));
+    let found = counters.reconcile(at(120));
+    let [Heard { record: Record::Memory(error), .. }] = &found[..] else { panic!("{found:?}") };
+    assert_eq!(error.count, 5);
+}
+
+#[test]
 fn a_record_that_is_late_is_not_missing() {
     let sysfs = tempfile::tempdir().expect("temporary directory");
     write(sysfs.path(), CE_COUNT, "0\n");
-    let mut counters = Counters::new(sysfs.path(), &[], at(0));
+    let mut counters = Counters::new(sysfs.path(), &[], at(0), &BTreeMap::new());
     write(sysfs.path(), CE_COUNT, "1\n");
     assert_eq!(counters.reconcile(at(60)), []);
     counters.heard(&told(1, Channel::Trace));
@@ -161,7 +205,7 @@ fn counters_of_other_parts() {
     let (aer, disk) = ("bus/pci/devices/0000:5e:00.0/aer_dev_fatal", "block/sda/device/ioerr_cnt");
     write(sysfs.path(), aer, "Undefined 0\nDLP 0\nTOTAL_ERR_FATAL 0\n");
     write(sysfs.path(), disk, "0xe\n");
-    let mut counters = Counters::new(sysfs.path(), &[], at(0));
+    let mut counters = Counters::new(sysfs.path(), &[], at(0), &BTreeMap::new());
     write(sysfs.path(), aer, "Undefined 0\nDLP 2\nTOTAL_ERR_FATAL 2\n");
     write(sysfs.path(), disk, "0x10\n");
     counters.reconcile(at(60));
@@ -171,7 +215,7 @@ fn counters_of_other_parts() {
     };
     assert_eq!((pci.count, block.count), (2, 2));
     // Beside a tracepoint a disk's counter is of retries, too.
-    let mut counters = Counters::new(sysfs.path(), &["block_rq_error"], at(0));
+    let mut counters = Counters::new(sysfs.path(), &["block_rq_error"], at(0), &BTreeMap::new());
     write(sysfs.path(), disk, "0x20\n");
     assert_eq!((counters.reconcile(at(60)), counters.reconcile(at(120))), (vec![], vec![]));
 }
