@@ -87,3 +87,63 @@ pub(super) fn check_range(run: PageRun, pages: u64) -> Result<(), Violation> {
         _ => Err(Violation::PageRange { run, pages }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kemari_core::{Epoch, Generation};
+
+    use super::*;
+
+    const GUEST_PAGES: u64 = 8;
+
+    fn manifest(pages: u64, state_bytes: u64) -> Manifest {
+        let image = Image { generation: Generation { number: 1, id: 1 }, epoch: Epoch::FIRST, checksum: 0 };
+        Manifest { image, onto: None, pages, state_bytes, unprotected: false, last: false }
+    }
+
+    fn staged(pages: u64, state_bytes: u64) -> Staged {
+        Staged::new(manifest(pages, state_bytes), GUEST_PAGES).expect("within the limits")
+    }
+
+    fn chunk(first: u64, count: u64) -> Chunk {
+        Chunk::new(vec![PageRun { first, count }], vec![0; count as usize * PAGE_SIZE]).expect("as long as it says")
+    }
+
+    #[test]
+    fn what_is_announced_over_the_limit_is_refused_before_any_of_it_comes() {
+        let limit = STATE_BYTES as u64;
+        for (pages, state_bytes, good) in [
+            (GUEST_PAGES, limit, true),
+            (GUEST_PAGES + 1, 0, false),
+            (0, limit + 1, false),
+            (u64::MAX, u64::MAX, false),
+        ] {
+            let refused = Staged::new(manifest(pages, state_bytes), GUEST_PAGES).err();
+            let expected = Violation::Oversized { image: manifest(0, 0).image, pages, state_bytes };
+            assert_eq!(refused, (!good).then_some(expected));
+        }
+    }
+
+    #[test]
+    fn more_than_was_announced_is_refused() {
+        let mut staged = staged(3, 10);
+        staged.pages(chunk(0, 2), GUEST_PAGES).expect("announced");
+        let excess = staged.pages(chunk(2, 2), GUEST_PAGES);
+        assert!(matches!(excess, Err(Violation::Excess { what: "pages", announced: 3, .. })), "{excess:?}");
+        let mut staged = self::staged(0, 10);
+        staged.state(vec![1; 10]).expect("announced");
+        assert!(staged.is_whole());
+        let excess = staged.state(vec![1]);
+        assert!(matches!(excess, Err(Violation::Excess { what: "bytes of state", announced: 10, .. })), "{excess:?}");
+        assert_eq!(staged.bytes(), 10, "what was refused is not kept");
+    }
+
+    #[test]
+    fn pages_are_of_the_guest_and_come_once() {
+        let mut staged = staged(8, 0);
+        staged.pages(chunk(2, 2), GUEST_PAGES).expect("new");
+        assert_eq!(staged.pages(chunk(3, 1), GUEST_PAGES), Err(Violation::PageOrder { page: 3 }));
+        let run = PageRun { first: 7, count: 2 };
+        assert_eq!(staged.pages(chunk(7, 2), GUEST_PAGES), Err(Violation::PageRange { run, pages: GUEST_PAGES }));
+    }
+}

@@ -1,11 +1,12 @@
 //! A primary and a standby, stepped one message at a time: whatever is cut, and wherever, the standby's image is a whole
 //! checkpoint, and nothing was released that it does not cover.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kemari_core::Generation;
-use kemari_protocol::Config;
 use kemari_protocol::primary::Phase;
+use kemari_protocol::standby::{Event, Standby};
+use kemari_protocol::{Config, Message, Offer, Versions};
 
 use crate::world::{ALPHA, BETA, World, config};
 
@@ -254,4 +255,48 @@ fn a_large_difference_voids_the_image_until_it_is_whole_again() {
         assert!(world.voids() > voids, "5000 pages were staged");
         world.fail_over();
     }
+}
+
+/// What a standby says to a primary whose first word is this.
+fn refusal(spoil: impl FnOnce(&mut Offer)) -> String {
+    let alpha = config("alpha", "1");
+    let mut offer = Offer {
+        versions: Versions::SUPPORTED,
+        node: alpha.node,
+        identity: alpha.identity,
+        pages: alpha.pages,
+        generation: Generation { number: 2, id: 22 },
+        unprotected: false,
+        heartbeat_ms: 100,
+        peer_timeout_ms: 500,
+    };
+    spoil(&mut offer);
+    let mut standby = Standby::new(config("beta", "1"), None, None).expect("a good configuration");
+    let now = Instant::now();
+    standby.link_up(now);
+    standby.receive(now, Message::Offer(offer));
+    let told = std::iter::from_fn(|| standby.event()).find_map(|event| match event {
+        Event::Refused { reason } => Some(reason),
+        _ => None,
+    });
+    let said = std::iter::from_fn(|| standby.transmit(now)).find_map(|message| match message {
+        Message::Refuse(refuse) => Some(refuse.reason),
+        _ => None,
+    });
+    assert_eq!(told, said, "both logs have it");
+    said.unwrap_or_default()
+}
+
+#[test]
+fn a_peer_that_does_not_fit_is_refused_and_both_are_named() {
+    assert_eq!(refusal(|_| ()), "");
+    let newer = Versions::SUPPORTED.newest + 1;
+    let said = refusal(|offer| offer.versions = Versions { oldest: newer, newest: newer + 1 });
+    let versions =
+        format!("alpha speaks protocol versions {newer} to {}, beta speaks {}", newer + 1, Versions::SUPPORTED);
+    assert!(said.starts_with(&versions) && said.contains("releases"), "{said}");
+    let said = refusal(|offer| offer.pages += 1);
+    assert!(said.contains("on alpha") && said.contains("on beta"), "{said}");
+    let said = refusal(|offer| offer.heartbeat_ms = 60_000);
+    assert!(said.contains("alpha sends a heartbeat every 60s") && said.contains("beta"), "{said}");
 }

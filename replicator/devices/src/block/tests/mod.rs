@@ -1,5 +1,6 @@
 //! The disk as a driver and the event loop see it, on real files with O_DIRECT.
 
+mod device;
 mod failover;
 mod hostile;
 mod rig;
