@@ -48,6 +48,17 @@ fn srao(format: &str) -> Vec<u8> {
 
 const SRAO: &str = "SRAO     memory socket1 bank9 channel0 at 0x31000000: cpu 3 bank 9 status bd000000000000c0";
 
+/// drivers/nvme/host/trace.h: an error or a bad SMART value counts, a notice does not.
+#[test]
+fn a_controller_that_reports_by_itself() {
+    let format = "name: nvme_async_event\nID: 12\nformat:\n\tfield:int ctrl_id;\toffset:8;\tsize:4;\tsigned:1;\n\
+                  \tfield:u32 result;\toffset:12;\tsize:4;\tsigned:0;\n\nprint fmt: \"nvme%d\"\n";
+    let event = |result| record(format, &[("ctrl_id", Value::Number(3)), ("result", Value::Number(result))]);
+    let found = replayed(&[page(0, 0, &[event(0x02_0101), event(0x0c_0002)])], &[format]);
+    assert_eq!(found.steps.len(), 1);
+    assert_eq!(found.steps[0].place.as_deref(), Some("block nvme3"));
+}
+
 #[test]
 fn records_are_read_by_their_formats() {
     let (mce, edac) = (format_text("mce_record"), format_text("mc_event"));

@@ -14,7 +14,8 @@ use rustix::net::{
 
 use super::{Source, Turn, heard};
 use crate::moment::Moment;
-use crate::record::{AerError, BlockError, Channel, Heard, Record, Severity};
+use crate::record::{AerError, Channel, Heard, Record, Severity};
+use crate::trace::nvme_event;
 
 /// Group 1 of both families: links (`RTMGRP_LINK`), and uevents as the kernel sends them.
 const GROUP: u32 = 1;
@@ -205,16 +206,4 @@ pub(crate) fn uevent(message: &[u8]) -> Option<Record> {
         }
         _ => None,
     }
-}
-
-/// The lowest three bits are the kind of event: 0 is an error, 1 is SMART (NVM Express base specification, Asynchronous Event
-/// Request); others are notices.
-fn nvme_event(device: &str, event: u32) -> Option<Record> {
-    let device = device.to_owned();
-    (event & 7 <= 1).then_some(Record::Block(BlockError {
-        device,
-        sector: 0,
-        errno: Errno::IO.raw_os_error(),
-        count: 1,
-    }))
 }

@@ -6,7 +6,7 @@ use crate::record::{
 };
 
 /// The events that are asked for, and the groups in which kernels have them.
-pub(crate) const CANDIDATES: [(&str, &[&str]); 10] = [
+pub(crate) const CANDIDATES: [(&str, &[&str]); 11] = [
     ("mce_record", &["mce"]),
     ("mc_event", &["ras"]),
     ("aer_event", &["ras"]),
@@ -14,6 +14,7 @@ pub(crate) const CANDIDATES: [(&str, &[&str]); 10] = [
     ("non_standard_event", &["ras"]),
     ("memory_failure_event", &["memory_failure", "ras"]),
     ("block_rq_error", &["block"]),
+    ("nvme_async_event", &["nvme"]),
     ("thermal_zone_trip", &["thermal"]),
     ("net_dev_xmit_timeout", &["net"]),
     ("devlink_health_report", &["devlink"]),
@@ -36,6 +37,7 @@ pub(crate) fn record(fields: &Fields<'_>) -> Option<Record> {
         }
         "memory_failure_event" => memory_failure(fields).map(Record::MemoryFailure),
         "block_rq_error" => block(fields).map(Record::Block),
+        "nvme_async_event" => nvme_event(&format!("nvme{}", fields.number("ctrl_id")?), fields.small("result")?),
         "thermal_zone_trip" => Some(Record::Trip(Trip {
             zone: fields.text("thermal_zone")?,
             danger: fields.number("trip_type")? >= TRIP_HOT,
@@ -134,4 +136,16 @@ fn block(fields: &Fields<'_>) -> Option<BlockError> {
         errno: i32::try_from(fields.signed("error")?.unsigned_abs()).ok()?,
         count: 1,
     })
+}
+
+/// The lowest three bits are the kind of event: 0 is an error, 1 is SMART (NVM Express base specification, Asynchronous Event
+/// Request); others are notices.
+pub(crate) fn nvme_event(device: &str, event: u32) -> Option<Record> {
+    let device = device.to_owned();
+    (event & 7 <= 1).then_some(Record::Block(BlockError {
+        device,
+        sector: 0,
+        errno: rustix::io::Errno::IO.raw_os_error(),
+        count: 1,
+    }))
 }

@@ -10,5 +10,5 @@ mod text;
 pub use format::{Fields, Format, FormatError};
 pub use page::{Event, Page, PageLayout};
 
-pub(crate) use decode::{CANDIDATES, record};
+pub(crate) use decode::{CANDIDATES, nvme_event, record};
 pub(crate) use text::parse_line;
