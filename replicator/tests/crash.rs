@@ -22,6 +22,12 @@ const PANICS_LATER: &[u8] = &[
     0x0f, 0x31, 0x89, 0xd3, 0x0f, 0x31, 0x29, 0xda, 0x83, 0xfa, 3, 0x72, 0xf7, 0xba, 5, 5, 0, 0, 0xb0, 1, 0xee, 0xf4,
     0xeb, 0xfd,
 ];
+/// Waits as long, says `!` at the console, and is off at once: after the wait `mov edx,0x3f8; mov al,'!'; out dx,al; mov edx,0x604;
+/// mov ax,0x3400; out dx,ax; 2: hlt; jmp 2b`.
+const SPEAKS_AND_GOES_LATER: &[u8] = &[
+    0x0f, 0x31, 0x89, 0xd3, 0x0f, 0x31, 0x29, 0xda, 0x83, 0xfa, 3, 0x72, 0xf7, 0xba, 0xf8, 3, 0, 0, 0xb0, b'!', 0xee,
+    0xba, 4, 6, 0, 0, 0x66, 0xb8, 0, 0x34, 0x66, 0xef, 0xf4, 0xeb, 0xfd,
+];
 /// Listens to nobody: `1: hlt; jmp 1b`.
 const DEAF: &[u8] = &[0xf4, 0xeb, 0xfd];
 
@@ -104,6 +110,16 @@ fn a_guest_that_panics_can_be_kept_for_a_look() {
     assert_eq!(panics(&halted(&mut pair.primary).crashes), 2);
     pair.primary.request("shut down", &Request::Shutdown).expect("nothing is left to shut down");
     assert_eq!(pair.primary.status().expect("a status").role, Role::Standby);
+}
+
+#[test]
+#[ignore = "for a machine that does nothing else: tests/run kill"]
+fn what_a_guest_says_last_is_shown_before_its_node_ends() {
+    let Some(site) = site(SPEAKS_AND_GOES_LATER, "") else { return };
+    let mut pair = Protected::boot(&site, |_| ()).expect("protected");
+    assert!(pair.primary_ends(LIMIT).expect("known"), "the guest does not go");
+    assert_eq!(fs::read_to_string(site.directory().join("console")).expect("readable"), "!");
+    assert_eq!(pair.primary.ended().expect("known").and_then(|status| status.code()), Some(0));
 }
 
 #[test]
