@@ -7,6 +7,7 @@ mod checkpoint;
 mod consent;
 mod crash;
 mod error;
+mod events;
 mod handover;
 mod host;
 mod links;

@@ -20,6 +20,7 @@ mod cpu;
 mod damage;
 mod devices;
 mod error;
+mod event;
 mod image;
 pub mod inspect;
 mod kvm;
@@ -32,10 +33,11 @@ mod vcpu;
 
 pub use config::{ConsoleConfig, DiskConfig, MachineConfig, NicConfig, VCPUS_MAX};
 pub use error::{Error, LoadError};
+pub use event::{LostPages, MachineEvent};
 pub use kemari_devices::ALLOWED as ALLOWED_DEVICES;
 pub use kemari_devices::{
     ConsoleStats, DiskFault, DiskOperation, DiskStats, Interest, NetStats, OnDiskError, Output, OutputKind, Sink,
     Source, SourceId, is_serial_number, is_tap_name,
 };
-pub use machine::{CutTimings, LostPages, Machine, MachineEvent};
+pub use machine::{CutTimings, Machine};
 pub use memory::{MEMORY_MIB_MAX, MEMORY_MIB_MIN, RESET_PAGES};
