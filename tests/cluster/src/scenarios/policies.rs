@@ -14,6 +14,8 @@ use crate::report::Timings;
 const LIMIT: Duration = Duration::from_secs(60);
 /// Corosync has noticed by then, and Pacemaker has decided.
 const DECIDED: Duration = Duration::from_secs(5);
+/// What operators look at is told once nothing has happened for a while.
+const SHOWN: Duration = Duration::from_secs(10);
 
 pub(super) fn unprotected(cluster: &Cluster, _: &mut Timings, _: usize) -> Result<String> {
     let ledger = Ledger::open(90)?;
@@ -91,13 +93,11 @@ fn stands_still(cluster: &Cluster, ledger: &Ledger, primary: NodeName, why: &str
     if !ledger.is_silent_for(Duration::from_secs(1)) {
         return Err(ClusterError::Wrong("the guest speaks without standby".to_owned()));
     }
-    let said = setup::status(cluster, primary)?.authority.unwrap_or_default();
-    let shown = cluster.node(primary).sh("crm_mon -1 -A")?;
-    let logged = cluster.node(primary).replicator_log();
-    for (place, text) in [("status", said), ("crm_mon -A", shown), ("the log", logged)] {
-        if !text.contains(why) {
-            return Err(ClusterError::Wrong(format!("{place} does not say {why:?}")));
-        }
-    }
-    Ok(())
+    let shows = |place: &str, text: &dyn Fn() -> Result<String>| {
+        let what = format!("for {place} to say {why:?}");
+        cluster.wait(&what, SHOWN, |_| Ok(text()?.contains(why))).map(drop)
+    };
+    shows("status", &|| Ok(setup::status(cluster, primary)?.authority.unwrap_or_default()))?;
+    shows("the log", &|| Ok(cluster.node(primary).replicator_log()))?;
+    shows("crm_mon -A", &|| cluster.node(primary).sh("crm_mon -1 -A"))
 }
