@@ -11,6 +11,8 @@ use crate::cluster::{ClusterError, Intention, Membership};
 
 /// How far apart two nodes may hear that the whole cluster is to stop.
 const SHUTDOWNS_APART: Duration = Duration::from_secs(2);
+/// How long consent is waited for before a guest whose output is held is given up.
+const CONSENT_LIMIT: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(100);
 
 pub(super) fn demote(environment: &Environment) -> Outcome {
@@ -27,6 +29,7 @@ pub(super) fn demote(environment: &Environment) -> Outcome {
 
 /// Has the guest leave this node, which is its primary.
 pub(super) fn leave(environment: &Environment, status: &Status) -> Outcome {
+    let status = &await_consent(environment, status);
     if is_held(status) {
         // It could not even shut down: its writes are held, too. What the standby holds is all that was ever shown.
         let reason =
@@ -46,6 +49,19 @@ pub(super) fn leave(environment: &Environment, status: &Status) -> Outcome {
         request(environment, &Request::Shutdown)?;
     }
     Ok(Code::Success)
+}
+
+/// Waits for consent, if the guest's output is held: a standby that has just left is followed by it within a moment.
+fn await_consent(environment: &Environment, status: &Status) -> Status {
+    let until = Instant::now() + CONSENT_LIMIT.min(environment.timeout / 4);
+    let mut newest = status.clone();
+    while is_held(&newest) && Instant::now() < until {
+        thread::sleep(LOOK);
+        if let Some(status) = super::status(environment) {
+            newest = status;
+        }
+    }
+    newest
 }
 
 /// Whether the guest stands still for the world: its standby is lost, and nobody has consented to go on without.

@@ -24,7 +24,6 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) struct Environment {
     pub(crate) guest: Guest,
     pub(crate) binary: PathBuf,
-    pub(crate) policy: Policy,
     /// What this action may take.
     pub(crate) timeout: Duration,
     pub(crate) check_level: u32,
@@ -67,7 +66,6 @@ impl Environment {
         })?;
         let milliseconds = |name: &str| env::var(name).ok().and_then(|value| value.parse().ok());
         Ok(Environment {
-            policy: policy()?,
             binary,
             timeout: milliseconds("OCF_RESKEY_CRM_meta_timeout").map_or(TIMEOUT, Duration::from_millis),
             check_level: env::var("OCF_CHECK_LEVEL").ok().and_then(|level| level.parse().ok()).unwrap_or(0),
@@ -89,7 +87,19 @@ impl Environment {
 
     /// Leaves the policy where the handler finds it.
     pub(crate) fn keep_policy(&self) -> Result<(), Failure> {
-        self.files.write("policy", &self.policy.as_arguments().join("\n"))
+        self.files.write("policy", &policy()?.as_arguments().join("\n"))
+    }
+
+    /// Whether this host's configuration calls it what the cluster calls it: by that name the record and the membership know it.
+    pub(crate) fn expect_own_name(&self) -> Result<(), Failure> {
+        let Ok(own) = env::var("OCF_RESKEY_CRM_meta_on_node") else { return Ok(()) };
+        if own == self.guest.node {
+            return Ok(());
+        }
+        let (config, name) = (self.guest.config.display(), &self.guest.node);
+        let reason =
+            format!("{config}: node.name is {name:?}, and the cluster calls this node {own:?}; they must be the same");
+        Err(Failure::new(Code::NotInstalled, reason))
     }
 
     /// Remembers the guest for actions that find no configuration any more.
@@ -142,7 +152,8 @@ impl Files {
     }
 }
 
-fn policy() -> Result<Policy, Failure> {
+/// Judged only where it is taken over: a parameter that is wrong must not keep a guest that runs from being watched, or stopped.
+pub(super) fn policy() -> Result<Policy, Failure> {
     let unprotected = parameter("unprotected").unwrap_or_else(|| "fenced".to_owned());
     let unprotected = Unprotected::from_str(&unprotected, true)
         .map_err(|_| not_configured(format!("unprotected={unprotected}: must be never, fenced or always")))?;

@@ -162,6 +162,8 @@ fn monitor(environment: &Environment) -> Outcome {
 }
 
 fn validate(environment: &Environment) -> Outcome {
+    environment::policy()?;
+    environment.expect_own_name()?;
     if environment.check_level < 10 {
         return Ok(Code::Success);
     }

@@ -18,7 +18,9 @@ pub(super) struct Process(OwnedFd);
 pub(super) fn find(environment: &Environment) -> Option<Process> {
     let config = environment.guest.config.to_string_lossy();
     let host = fs::read_link("/proc/self/ns/mnt").ok()?;
-    let wanted = |words: &[&str]| words.get(1) == Some(&"run") && words.contains(&&*config);
+    // Not by its program's place: that is a parameter, which may have been changed since.
+    let wanted =
+        |words: &[&str]| words.get(1) == Some(&"run") && words.windows(2).any(|pair| pair == ["--config", &*config]);
     for entry in fs::read_dir("/proc").ok()?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw) else {
             continue;
@@ -27,9 +29,7 @@ pub(super) fn find(environment: &Environment) -> Option<Process> {
             let bytes = fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let text = String::from_utf8_lossy(&bytes);
             let words: Vec<&str> = text.split('\0').collect();
-            fs::read_link(entry.path().join("ns/mnt")).is_ok_and(|of| of == host)
-                && words.first().is_some_and(|program| *program == environment.binary.to_string_lossy())
-                && wanted(&words)
+            fs::read_link(entry.path().join("ns/mnt")).is_ok_and(|of| of == host) && wanted(&words)
         };
         // Looked at again with the pidfd in hand: from there on it is this process or none.
         if is_it()

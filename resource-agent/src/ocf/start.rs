@@ -15,6 +15,7 @@ const TICK: Duration = Duration::from_millis(20);
 const RESERVE: Duration = Duration::from_secs(2);
 
 pub(super) fn start(environment: &Environment) -> Outcome {
+    environment.expect_own_name()?;
     environment.keep_policy()?;
     environment.remember_guest()?;
     let failed = |error: io::Error| Failure::new(Code::Generic, format!("cannot start: {error}"));

@@ -11,7 +11,7 @@ const AGENT: &str = "/usr/lib/ocf/resource.d/kemari/guest";
 const CONFIG: &str = "config=/etc/kemari/web.toml";
 
 /// Commands that must succeed, with what they are about.
-const MUST: [(&str, &str); 6] = [
+const MUST: [(&str, &str); 7] = [
     (
         "the metadata is valid",
         "cd /usr/share/resource-agents && sh -c \"$AGENT meta-data\" | xmllint --noout --valid -",
@@ -22,6 +22,10 @@ const MUST: [(&str, &str); 6] = [
     ),
     ("crm_resource validates", "crm_resource --validate --class ocf --provider kemari --agent guest --option $CONFIG"),
     ("pcs describes it", "pcs resource describe ocf:kemari:guest | grep -q unprotected"),
+    (
+        "a parameter that is wrong keeps nobody from stopping",
+        "env OCF_RESKEY_$CONFIG OCF_RESKEY_unprotected=maybe $AGENT stop",
+    ),
     ("ocf-tester", "ocf-tester -n web -o $CONFIG $AGENT"),
     (
         "ocft",
@@ -31,7 +35,9 @@ const MUST: [(&str, &str); 6] = [
 ];
 
 /// Commands that must be refused, with what they must say.
-const MUST_NOT: [(&str, &str); 4] = [
+const MUST_NOT: [(&str, &str); 6] = [
+    ("env OCF_RESKEY_$CONFIG OCF_RESKEY_CRM_meta_on_node=gamma $AGENT validate-all", "gamma"),
+    ("env OCF_RESKEY_$CONFIG OCF_RESKEY_unprotected=maybe $AGENT start", "maybe"),
     ("pcs resource create bad ocf:kemari:guest", "config"),
     ("pcs resource create bad ocf:kemari:guest $CONFIG nonsense=1", "nonsense"),
     ("crm_resource --validate --class ocf --provider kemari --agent guest --option config=/none", "none"),
