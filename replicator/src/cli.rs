@@ -97,6 +97,9 @@ enum Command {
         /// The generation, as `status` shows it
         #[arg(long, value_name = "NUMBER-ID")]
         generation: Generation,
+        /// Only if nothing of this epoch of it or a later one was committed here: the primary has had this node back since
+        #[arg(long, value_name = "EPOCH")]
+        before_epoch: Option<u64>,
     },
     /// Shut the guest down; the replicator stays, as a standby that holds nothing
     Shutdown(Node),
@@ -230,7 +233,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Pace { node, max_epoch_ms } => node.order(&Request::Pace { max_epoch_ms }),
         Command::Handover(node) => node.order(&Request::Handover),
         Command::RunUnprotected(node) => node.order(&Request::RunUnprotected),
-        Command::Outdate { guest, generation } => outdate(&guest.load()?, generation),
+        Command::Outdate { guest, generation, before_epoch } => outdate(&guest.load()?, generation, before_epoch),
         Command::Shutdown(node) => node.order(&Request::Shutdown),
         Command::Reset(node) => node.order(&Request::Reset),
         Command::Stop(node) => node.order(&Request::Stop),
@@ -260,14 +263,15 @@ fn create(config: &Config) -> Result<(), Failure> {
 }
 
 /// The running replicator promises; if none runs, this process does, under its lock.
-fn outdate(config: &Config, generation: Generation) -> Result<(), Failure> {
+fn outdate(config: &Config, generation: Generation, before_epoch: Option<u64>) -> Result<(), Failure> {
     match Memory::open(&config.node.state_dir, &config.guest.name) {
         Ok(mut memory) => {
             memory.outdate(generation)?;
             Ok(writeln!(io::stdout(), "outdated in generation {generation}; no replicator runs here")?)
         }
         Err(AuthorityError::Locked { .. }) => {
-            order(Client::connect(&config.node.control)?, &Request::Outdate { generation: generation.to_string() })
+            let request = Request::Outdate { generation: generation.to_string(), before_epoch };
+            order(Client::connect(&config.node.control)?, &request)
         }
         Err(error) => Err(error.into()),
     }

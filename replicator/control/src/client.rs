@@ -68,6 +68,16 @@ impl Client {
             Request::Status | Request::Events | Request::RunUnprotected | Request::Pace { .. } => ANSWER_LIMIT,
             _ => WORK_LIMIT,
         };
+        self.request_within(request, limit)
+    }
+
+    /// Asks, and waits so long for the answer.
+    ///
+    /// # Errors
+    /// As [`request`](Client::request). What was asked for may still be done after the time is over.
+    pub fn request_within(&mut self, request: &Request, limit: Duration) -> Result<Reply, ClientError> {
+        // The kernel takes no time at all for all the time there is.
+        let limit = limit.max(Duration::from_millis(1));
         self.stream.get_ref().set_read_timeout(Some(limit)).map_err(|source| self.io(source))?;
         let mut line = serde_json::to_vec(request).map_err(|error| self.io(error.into()))?;
         line.push(b'\n');

@@ -38,6 +38,9 @@ pub enum Request {
     Outdate {
         /// As `number-id`.
         generation: String,
+        /// Only an image of an epoch before this one; without it, any.
+        #[serde(default)]
+        before_epoch: Option<u64>,
     },
     /// Shut the guest down and stay, as a standby that holds nothing.
     Shutdown,

@@ -118,6 +118,9 @@ pub struct ImageName {
     pub generation: String,
     /// The last epoch in it.
     pub epoch: u64,
+    /// On a standby: whether it is the final one of a handover, and this node knows of nobody who has resumed it.
+    #[serde(default)]
+    pub is_final: bool,
 }
 
 /// How far a resync is.

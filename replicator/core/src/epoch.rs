@@ -51,10 +51,11 @@ pub struct Generation {
 }
 
 impl Generation {
-    /// The generation that follows this one, with an `id` just drawn at random.
+    /// The generation that follows this one, with an `id` just drawn at random. None follows the last number: what is returned
+    /// then is not newer.
     #[must_use]
     pub fn next(self, id: u64) -> Generation {
-        Generation { number: self.number + 1, id }
+        Generation { number: self.number.saturating_add(1), id }
     }
 
     /// Whether this one was promoted later. Two histories with equal numbers are not newer than each other.

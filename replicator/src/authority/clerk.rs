@@ -80,6 +80,11 @@ impl Clerk {
             Some((followed, to)) if followed == from => to,
             _ => from.next(random_id()?),
         };
+        if !to.is_newer_than(from) {
+            return Err(AuthorityError::Denied(format!(
+                "no generation follows {from}: its number is the last there is"
+            )));
+        }
         let granted = match &self.handler {
             Some(handler) => {
                 self.open = Some((from, to));
@@ -87,10 +92,13 @@ impl Clerk {
             }
             None => Ok(to),
         };
-        if !matches!(granted, Err(AuthorityError::Unknown(_))) {
+        if matches!(&granted, Err(error) if !matches!(error, AuthorityError::Unknown(_))) {
             self.open = None;
         }
-        self.memory().grant(from, granted?)
+        // Until it is on this node's disk it is open: the record names it already, and no other can be had.
+        let grant = self.memory().grant(from, granted?)?;
+        self.open = None;
+        Ok(grant)
     }
 }
 

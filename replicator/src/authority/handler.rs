@@ -5,7 +5,10 @@
 //! asked for is already so, that is a yes.
 
 use std::io::{self, Read};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
 use std::time::Duration;
 
 use kemari_core::{Epoch, Generation};
@@ -15,8 +18,10 @@ use super::{AuthorityError, Parting, Question};
 
 /// How long the handler may take. A command of Pacemaker takes some 10 ms, seconds while the cluster elects.
 const LIMIT: Duration = Duration::from_secs(20);
-/// What is read of what it says.
-const OUTPUT_BYTES: u64 = 4096;
+/// What is kept of what it says.
+const OUTPUT_BYTES: usize = 4096;
+/// How long its last words may be on their way once it has ended.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// The program, and for whom it asks.
 #[derive(Clone, Debug)]
@@ -119,19 +124,27 @@ impl Handler {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
+            // With all that it starts, so that nothing it has begun goes on when it is given up.
+            .process_group(0)
             .spawn()
             .map_err(|error| AuthorityError::Denied(format!("the handler cannot be run: {program}: {error}")))?;
+        let said = child.stdout.take().map(listen);
+        let complaint = child.stderr.take().map(listen);
         let status = match child.wait_timeout(LIMIT).map_err(failed)? {
             Some(status) => status,
             None => {
-                child.kill().and_then(|()| child.wait()).map_err(failed)?;
+                end_group(&child);
+                child.wait().map_err(failed)?;
                 return Err(AuthorityError::Unknown(format!(
                     "{program} {verb} took longer than {} s",
                     LIMIT.as_secs()
                 )));
             }
         };
-        let (said, complaint) = output(&mut child).map_err(failed)?;
+        let said = heard(said).trim().to_owned();
+        let complaint = heard(complaint);
+        let complaint = complaint.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no reason was given");
+        let complaint = complaint.to_owned();
         match status.code() {
             Some(0) => Ok(said),
             Some(1) => Err(AuthorityError::Denied(complaint)),
@@ -140,18 +153,36 @@ impl Handler {
     }
 }
 
-/// What a child that has ended wrote to stdout, and its last line on stderr.
-fn output(child: &mut Child) -> io::Result<(String, String)> {
-    let (mut said, mut complaint) = (Vec::new(), Vec::new());
-    if let Some(stdout) = child.stdout.take() {
-        stdout.take(OUTPUT_BYTES).read_to_end(&mut said)?;
+/// Reads to the end, in a thread: a child that says more than a pipe holds must not stand still, and its end is told by its exit
+/// and not by that of its output, which a process that it left behind may keep open.
+fn listen(mut pipe: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+    let (sender, heard) = mpsc::channel();
+    thread::spawn(move || {
+        let mut buffer = [0; OUTPUT_BYTES];
+        while let Ok(count @ 1..) = pipe.read(&mut buffer) {
+            if sender.send(buffer[..count].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    heard
+}
+
+/// The last of what was said.
+fn heard(pieces: Option<Receiver<Vec<u8>>>) -> String {
+    let mut text = Vec::new();
+    while let Some(piece) = pieces.as_ref().and_then(|pieces| pieces.recv_timeout(LAST_WORDS).ok()) {
+        text.extend(piece);
+        text.drain(..text.len().saturating_sub(OUTPUT_BYTES));
     }
-    if let Some(stderr) = child.stderr.take() {
-        stderr.take(OUTPUT_BYTES).read_to_end(&mut complaint)?;
-    }
-    let complaint = String::from_utf8_lossy(&complaint);
-    let last = complaint.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no reason was given");
-    Ok((String::from_utf8_lossy(&said).trim().to_owned(), last.to_owned()))
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// Kills a child that leads a process group of its own, and all that are in it.
+fn end_group(child: &Child) {
+    let Ok(group) = libc::pid_t::try_from(child.id()) else { return };
+    // SAFETY: kill(2) touches no memory. The child was not waited for, so the number is its own. That it has ended is no failure.
+    unsafe { libc::kill(-group, libc::SIGKILL) };
 }
 
 fn option(arguments: &mut Vec<String>, name: &str, value: Option<String>) {
@@ -163,5 +194,47 @@ fn option(arguments: &mut Vec<String>, name: &str, value: Option<String>) {
 fn flag(arguments: &mut Vec<String>, name: &str, set: bool) {
     if set {
         arguments.push(name.to_owned());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::Instant;
+
+    use super::*;
+
+    /// What a handler that is this shell script answers.
+    fn answer(script: &str) -> Result<String, AuthorityError> {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let program = directory.path().join("handler");
+        fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("writable");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("its own file");
+        let handler = Handler::new(&program.to_string_lossy(), "web", "alpha").expect("a command");
+        handler.call("boot", &[])
+    }
+
+    #[test]
+    fn the_last_line_is_the_reason_and_anything_but_yes_and_no_is_not_known() {
+        assert_eq!(answer("echo 7-1").expect("yes"), "7-1");
+        let no = answer("echo first >&2; echo last >&2; exit 1").expect_err("no");
+        assert!(matches!(no, AuthorityError::Denied(reason) if reason == "last"));
+        for script in ["exit 3", "kill -9 $$"] {
+            assert!(matches!(answer(script), Err(AuthorityError::Unknown(_))), "{script}");
+        }
+    }
+
+    #[test]
+    fn what_it_left_running_is_not_waited_for() {
+        let begun = Instant::now();
+        answer("sleep 30 & echo yes").expect("yes");
+        assert!(begun.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn more_than_a_pipe_holds_is_read() {
+        let no = answer("seq 100000 >&2; exit 1").expect_err("no");
+        assert!(matches!(no, AuthorityError::Denied(reason) if reason == "100000"));
     }
 }

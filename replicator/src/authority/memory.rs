@@ -129,10 +129,11 @@ impl Memory {
     /// Marks what this node holds of `generation` as never to be resumed.
     ///
     /// # Errors
-    /// The record cannot be written, or is of a newer generation or of a primary.
+    /// The record cannot be written, or is of another generation or of a primary.
     pub fn outdate(&mut self, generation: Generation) -> Result<(), AuthorityError> {
         match (self.generation(), self.standing()) {
-            (Some(known), _) if known.is_newer_than(generation) => return Err(overtaken(generation, Some(known))),
+            // A newer one, too, is not this node's to have: what nobody was granted would count for more than the primary's.
+            (Some(known), _) if known != generation => return Err(overtaken(generation, Some(known))),
             (Some(known), Some(Standing::Primary)) if known == generation => {
                 return Err(AuthorityError::Denied(format!("this node is the primary of generation {known}")));
             }
@@ -164,7 +165,7 @@ impl Memory {
     /// The record is of another generation than `from`, or cannot be written; the node must then not become primary.
     pub(super) fn grant(&mut self, from: Generation, to: Generation) -> Result<Grant, AuthorityError> {
         self.expect(from)?;
-        self.write(Record::new(&self.guest, to, Standing::Primary).unprotected())?;
+        self.write(Record::new(&self.guest, to, Standing::Primary))?;
         Ok(Grant { generation: to })
     }
 
@@ -174,7 +175,7 @@ impl Memory {
     /// The record is of another generation, or cannot be written; then there is no consent.
     pub(super) fn consent(&mut self, generation: Generation, reason: ConsentReason) -> Result<Consent, AuthorityError> {
         self.expect(generation)?;
-        self.write(Record::new(&self.guest, generation, Standing::Primary).unprotected())?;
+        self.write(Record::new(&self.guest, generation, Standing::Primary))?;
         Ok(Consent::recorded(generation, reason))
     }
 
@@ -252,7 +253,9 @@ mod tests {
         let directory = tempfile::tempdir().expect("temporary directory");
         let mut memory = open(directory.path());
         memory.follow(generation(7)).expect("writable");
-        assert!(matches!(memory.outdate(generation(6)), Err(AuthorityError::Overtaken { .. })));
+        for other in [6, 8, 70] {
+            assert!(matches!(memory.outdate(generation(other)), Err(AuthorityError::Overtaken { .. })));
+        }
         memory.outdate(generation(7)).expect("writable");
         assert_eq!(memory.standing(), Some(Standing::Outdated));
         drop(memory);

@@ -32,8 +32,6 @@ pub(super) struct Record {
     pub generation_id: String,
     /// What this node was in it.
     pub standing: Standing,
-    /// Whether a primary of it may run unprotected: the generation was granted to this node alone, or consent was given.
-    pub unprotected: bool,
 }
 
 impl Record {
@@ -44,13 +42,7 @@ impl Record {
             generation_number: generation.number,
             generation_id: format!("{:016x}", generation.id),
             standing,
-            unprotected: false,
         }
-    }
-
-    pub(super) fn unprotected(mut self) -> Record {
-        self.unprotected = true;
-        self
     }
 
     pub(super) fn generation(&self) -> Option<Generation> {

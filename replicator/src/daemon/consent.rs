@@ -14,6 +14,8 @@ use super::news::{News, Ticket};
 use super::primary::Primary;
 use crate::authority::{AuthorityError, Parting, Question};
 
+/// Why an operator's consent is not taken.
+const COVERED: &str = "a standby is in sync by now, and gates the output";
 /// Before the same is asked again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -21,8 +23,10 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(super) struct Naming {
     /// The standby of this generation, as long as it may be named beside this node.
     standby: Option<String>,
-    /// Whether it is named for certain.
+    /// Whether it is named for certain, and was since it came in sync last.
     named: bool,
+    /// The epoch in which it came in sync last.
+    in_sync_since: Epoch,
     /// How it was lost.
     parting: Parting,
     /// A question is with the authority, asked in this epoch.
@@ -39,6 +43,7 @@ impl Naming {
         Naming {
             standby: None,
             named: false,
+            in_sync_since: Epoch::FIRST,
             parting: Parting::Lost,
             asking: None,
             retry_at: None,
@@ -47,9 +52,22 @@ impl Naming {
         }
     }
 
+    /// A standby came in sync. Even if it is named already it is named anew: that withdraws what was wished and said about it
+    /// before, and whatever is still on its way to the record loses against it.
+    pub(super) fn in_sync(&mut self, epoch: Epoch) {
+        self.named = false;
+        self.in_sync_since = epoch;
+        self.retry_at = None;
+    }
+
     pub(super) fn parted(&mut self, parting: Parting) {
         self.parting = parting;
         self.retry_at = None;
+    }
+
+    /// Whether the standby is named for certain, so that it can be promoted.
+    pub(super) fn is_named(&self) -> bool {
+        self.named
     }
 
     /// When to ask again.
@@ -80,6 +98,12 @@ impl Primary {
     pub(super) fn ask_authority(&mut self, now: Instant, host: &mut Host) -> Result<(), DaemonError> {
         if self.naming.asking.is_some() || self.naming.retry_at.is_some_and(|at| at > now) {
             return Ok(());
+        }
+        if self.naming.insist && self.is_covered() {
+            self.naming.insist = false;
+            for ticket in self.naming.waiters.drain(..) {
+                host.news.refuse(ticket, COVERED);
+            }
         }
         let Some(question) = self.question(host) else {
             self.naming.retry_at = None;
@@ -131,7 +155,7 @@ impl Primary {
         if self.is_covered() || self.handover.is_some() {
             // A standby is in sync by now. It will be named anew.
             for ticket in waiters {
-                host.news.refuse(ticket, "a standby is in sync by now, and gates the output");
+                host.news.refuse(ticket, COVERED);
             }
             return Ok(());
         }
@@ -159,8 +183,9 @@ impl Primary {
 
     /// The record names the standby, too.
     pub(super) fn named(&mut self, host: &mut Host) {
-        self.naming.asking = None;
-        self.naming.named = true;
+        let asked_in = self.naming.asking.take();
+        // If the standby has come and gone and come again since, this is about the time before.
+        self.naming.named = asked_in.is_some_and(|epoch| epoch >= self.naming.in_sync_since);
         host.authority_says = None;
         host.news.emit("named", "the record names the standby, too: it may be promoted");
     }

@@ -69,9 +69,22 @@ impl Primary {
         if !self.is_protected() {
             return Err("there is no standby in sync; wait for `status` to say protected".to_owned());
         }
+        if self.awaits_naming(host) {
+            // It would be refused the promotion, and nobody else could be granted it.
+            return Err("the record does not name the standby yet; try again".to_owned());
+        }
         host.machine.pause(&mut self.outputs).map_err(|error| error.to_string())?;
         self.hold_collected(now);
         Ok(())
+    }
+
+    /// Whether a handover is possible, only not just now.
+    pub(super) fn has_to_wait_for_handover(&self, host: &Host) -> bool {
+        self.is_protected() && (self.is_mending() || self.awaits_naming(host))
+    }
+
+    fn awaits_naming(&self, host: &Host) -> bool {
+        host.authority.has_handler() && !self.naming.is_named()
     }
 
     /// Whether a handover is on its way.

@@ -179,8 +179,8 @@ impl Node {
             (Request::Handover | Request::Checkpoint | Request::RunUnprotected, _) => {
                 host.news.refuse(ticket, "the guest does not run here: ask the primary");
             }
-            (Request::Outdate { generation }, Some(Role::Standby(standby))) => {
-                standby.outdate(host, ticket, generation)
+            (Request::Outdate { generation, before_epoch }, Some(Role::Standby(standby))) => {
+                standby.outdate(host, ticket, generation, *before_epoch)
             }
             (Request::Outdate { .. }, _) => host.news.refuse(ticket, "the guest runs here: a primary is not outdated"),
             (Request::Shutdown, Some(Role::Primary(_))) => self.begin_shutdown(ticket),

@@ -315,6 +315,7 @@ impl Primary {
             Event::InSync => {
                 self.gate.close();
                 self.protocol.gate_closed(now);
+                self.naming.in_sync(self.gate.epoch());
                 host.news.emit("in-sync", "the standby holds the guest and has rehearsed it; the gate is closed");
             }
             Event::Protected => {

@@ -65,7 +65,7 @@ fn standby_status(standby: &Standby, status: Status) -> Status {
         },
         peer: protocol.peer,
         trouble: standby.trouble.clone(),
-        image: protocol.image.as_ref().map(image_name),
+        image: protocol.image.as_ref().map(|image| ImageName { is_final: standby.holds_final(), ..image_name(image) }),
         not_promotable: standby.promotable().err(),
         ..status
     }
@@ -131,7 +131,7 @@ fn checkpoints(now: Instant, primary: &Primary) -> Checkpoints {
 }
 
 fn image_name(image: &Image) -> ImageName {
-    ImageName { generation: image.generation.to_string(), epoch: image.epoch.number() }
+    ImageName { generation: image.generation.to_string(), epoch: image.epoch.number(), is_final: false }
 }
 
 fn nics(host: &Host) -> Vec<NicStatus> {

@@ -10,12 +10,16 @@ use kemari_protocol::standby::{Event, Held, Phase, Promoted, Standby as Protocol
 use super::crash::Ledger;
 use super::host::Host;
 use super::news::Ticket;
+use super::stop::GUEST_IS_DOWN;
 use super::{DaemonError, Outcome, TURN};
 use crate::link::Link;
 
 /// Why an outdated image is not resumed.
 const OUTDATED: &str = "this node is outdated: it promised that the primary may go on without it; it can be promoted again \
                         once a primary has brought it in sync";
+
+/// Why the image of a guest that was shut down is not resumed.
+const OVER: &str = "the guest was shut down; it can be booted, and not resumed";
 
 /// The standby's side of one guest.
 pub(super) struct Standby {
@@ -31,6 +35,10 @@ pub(super) struct Standby {
     has_more: bool,
     /// Whether this node has promised never to resume what it holds.
     outdated: bool,
+    /// Whether the guest ended in order, so that what is held here would raise it from the dead.
+    is_over: bool,
+    /// Whether what is held here is the final image that this node cut as primary.
+    own_final: bool,
     /// The image whose state is in the machine, ready to run.
     loaded: Option<Image>,
     /// What the primary had counted when it left because the guest crashed.
@@ -49,6 +57,7 @@ pub(super) enum Promotion {
 impl Standby {
     /// A standby that holds `held`: memory is as of that image.
     pub(super) fn new(host: &Host, held: Option<Held>) -> Result<Standby, DaemonError> {
+        let own_final = held.is_some();
         let protocol = Protocol::new(host.protocol.clone(), host.authority.generation(), held)?;
         Ok(Standby {
             protocol,
@@ -59,6 +68,8 @@ impl Standby {
             trouble: None,
             has_more: false,
             outdated: host.authority.standing() == Some(Standing::Outdated),
+            is_over: false,
+            own_final,
             loaded: None,
             crashes: Ledger::default(),
         })
@@ -76,8 +87,8 @@ impl Standby {
 
     /// Begins a promotion: the answer comes as an outcome, or goes to the one who asked.
     pub(super) fn request_promotion(&mut self, now: Instant, host: &mut Host, ticket: Ticket) {
-        if self.outdated {
-            host.news.refuse(ticket, format!("not promoted: {OUTDATED}"));
+        if let Some(reason) = [(self.outdated, OUTDATED), (self.is_over, OVER)].iter().find(|(is, _)| *is) {
+            host.news.refuse(ticket, format!("not promoted: {}", reason.1));
             return;
         }
         self.nonce += 1;
@@ -112,14 +123,15 @@ impl Standby {
     pub(super) fn promotable(&self) -> Result<Image, String> {
         match self.protocol.promotable() {
             Ok(_) if self.outdated => Err(OUTDATED.to_owned()),
+            Ok(_) if self.is_over => Err(OVER.to_owned()),
             Ok(image) => Ok(image),
             Err(error) => Err(error.to_string()),
         }
     }
 
-    /// Promises never to resume what is held here of `generation`.
-    pub(super) fn outdate(&mut self, host: &mut Host, ticket: Ticket, generation: &str) {
-        match self.promise(host, generation) {
+    /// Promises never to resume what is held here of `generation`, if it was committed before `before_epoch`.
+    pub(super) fn outdate(&mut self, host: &mut Host, ticket: Ticket, generation: &str, before_epoch: Option<u64>) {
+        match self.promise(host, generation, before_epoch) {
             Ok(()) => {
                 self.outdated = true;
                 // What is on its way was sent before the promise, and must not pass for what voids it.
@@ -132,11 +144,19 @@ impl Standby {
         }
     }
 
-    fn promise(&self, host: &Host, generation: &str) -> Result<(), String> {
+    fn promise(&self, host: &Host, generation: &str, before_epoch: Option<u64>) -> Result<(), String> {
         if self.is_being_promoted() {
             return Err("a promotion is on its way".to_owned());
         }
         let generation: Generation = generation.parse().map_err(|error: NotAGeneration| error.to_string())?;
+        // The primary that asked had lost this node then, and has had it back since. It does not need the promise any more; and if
+        // it is gone now, this image is the only one there is.
+        if let (Some(image), Some(before)) = (self.protocol.image(), before_epoch)
+            && image.generation == generation
+            && image.epoch.number() >= before
+        {
+            return Err(format!("this node was in sync after that: it holds {image}"));
+        }
         host.authority.outdate(generation).map_err(|error| error.to_string())
     }
 
@@ -159,6 +179,11 @@ impl Standby {
     /// Whether there is no image here that could be promoted or brought up to date.
     pub(super) fn holds_nothing(&self) -> bool {
         self.protocol.status().image.is_none()
+    }
+
+    /// Whether the image held is the final one of a handover, of which nothing is known to have followed.
+    pub(super) fn holds_final(&self) -> bool {
+        self.own_final || self.protocol.status().yielded
     }
 
     /// Whether no primary is connected.
@@ -244,6 +269,7 @@ impl Standby {
             Event::AdoptGeneration(generation) => {
                 host.authority.follow(generation)?;
                 self.outdated = false;
+                self.own_final = false;
                 self.protocol.adopted(now, generation);
             }
             Event::Void => {
@@ -255,6 +281,8 @@ impl Standby {
             }
             Event::Commit { chunks, .. } => {
                 self.loaded = None;
+                self.own_final = false;
+                self.is_over = false;
                 self.renew(host)?;
                 host.committed_at = Some(now);
                 for chunk in &chunks {
@@ -274,6 +302,7 @@ impl Standby {
             Event::PeerLost { reason } => self.peer_gone(host, "peer-lost", reason),
             Event::PeerLeft { reason } => {
                 self.crashes = Ledger::of_farewell(&reason).unwrap_or_default();
+                self.is_over |= reason == GUEST_IS_DOWN;
                 self.peer_gone(host, "peer-left", reason);
             }
             Event::Refused { reason } => {

@@ -11,6 +11,8 @@ use super::primary::Primary;
 
 /// How long a promotion that is on its way is waited for.
 const PROMOTION_LIMIT: Duration = Duration::from_secs(30);
+/// What a primary says as it leaves because there is no guest any more.
+pub(super) const GUEST_IS_DOWN: &str = "the guest has shut down";
 /// How long the commit of what the guest said last is waited for.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
 
@@ -130,11 +132,13 @@ impl Stop {
             return Ok(Next::GoOn);
         }
         if self.insisted || self.is_guest_down() {
-            primary.leave(now, if self.insisted { "ended by force" } else { "the guest has shut down" });
+            primary.leave(now, if self.insisted { "ended by force" } else { GUEST_IS_DOWN });
             self.answer(host, "the guest is down");
             return Ok(if self.stays { Next::Stay } else { Next::End });
         }
         match self.stage {
+            // The standby is ready, and what is in the way passes: a guest whose memory can be saved is not shut down.
+            Stage::Asked if !self.stays && now < self.deadline && primary.has_to_wait_for_handover(host) => {}
             Stage::Asked if primary.is_protected() && !self.stays => {
                 primary.begin_handover(now, host, None, true);
                 self.stage = Stage::HandingOver;
