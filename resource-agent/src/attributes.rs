@@ -66,6 +66,11 @@ pub(crate) fn holds(guest: &str) -> String {
     format!("kemari-{guest}-holds")
 }
 
+/// The promotion score of a resource, as Pacemaker 2.1 calls it.
+pub(crate) fn score(resource: &str) -> String {
+    format!("master-{resource}")
+}
+
 /// One of those that operators look at: `role`, `state`, `generation`, `epoch`, `commit-age`, `crashes`.
 pub(crate) fn shown(guest: &str, name: &str) -> String {
     format!("kemari-{guest}-{name}")

@@ -4,10 +4,10 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kemari_control::{Role, Status};
+use kemari_control::{Role, Standing, Status};
 use kemari_core::Generation;
 
-use crate::attributes;
+use crate::attributes::{self, Wish};
 use crate::authority::parse_generation;
 use crate::cluster::{Attributes, ClusterError, report_failure, run};
 
@@ -17,19 +17,25 @@ const OUTDATE_LIMIT: Duration = Duration::from_secs(5);
 const REPORT_LIMIT: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Has the node mark itself outdated in `generation`, and publishes its word that it has. Returns whether it has.
-///
+/// Has the node mark itself outdated as its primary wishes, and publishes its word that it has. Returns whether it has.
+pub(super) fn fulfil(binary: &Path, config: &Path, status: &Status, wish: Wish) -> Result<bool, ClusterError> {
+    // The replicator looks at the epoch, too: it may have come in sync since its status was asked for.
+    let before = ["--before-epoch", &wish.epoch.to_string()];
+    outdate(binary, config, status, wish.generation, &before, &wish.to_string())
+}
+
 /// What is published is on the node's disk before.
-pub(super) fn outdate(
+fn outdate(
     binary: &Path,
     config: &Path,
     status: &Status,
     generation: Generation,
+    limits: &[&str],
     word: &str,
 ) -> Result<bool, ClusterError> {
-    let (binary, config) = (binary.to_string_lossy(), config.to_string_lossy());
-    let outcome =
-        run(&binary, &["outdate", "--config", &config, "--generation", &generation.to_string()], OUTDATE_LIMIT)?;
+    let (binary, config, generation) = (binary.to_string_lossy(), config.to_string_lossy(), generation.to_string());
+    let arguments = [&["outdate", "--config", &config, "--generation", &generation], limits].concat();
+    let outcome = run(&binary, &arguments, OUTDATE_LIMIT)?;
     if !outcome.succeeded() {
         eprintln!("kemari-agent: not outdated: {outcome}");
         return Ok(false);
@@ -43,13 +49,18 @@ pub(super) fn report(resource: &str, last: &Status) {
     insist("report that the replicator has ended", || report_failure(resource, &last.node).map(|()| true));
 }
 
-/// A standby has ended without goodbye: what it held is gone, and its primary may be waiting for its word.
+/// A standby has ended: what it held is gone, and its primary may be waiting for its word. Whether a goodbye has arrived, who said
+/// it does not know.
 pub(super) fn silence(binary: &Path, config: &Path, last: &Status) {
-    // A primary's record names it, so nobody waits for its word.
-    let (Role::Standby, Some(generation)) = (last.role, &last.generation) else { return };
+    // A primary's record names it, so nobody waits for its word. One that never followed a primary has nothing to promise, and
+    // that which is to boot the guest for the first time must not forget it.
+    let (Role::Standby, Some(Standing::Standby), Some(generation)) = (last.role, last.standing, &last.generation)
+    else {
+        return;
+    };
     let Ok(generation) = parse_generation(generation) else { return };
     insist("say that this node is outdated", || {
-        outdate(binary, config, last, generation, &attributes::gone(generation))
+        outdate(binary, config, last, generation, &[], &attributes::gone(generation))
     });
 }
 

@@ -3,7 +3,6 @@
 //! It always tells how things are now: what has changed again before it could be told is never told.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,10 +11,9 @@ use kemari_control::{Client, ImageName, Replication, Role, Status};
 
 use super::{Options, death, score};
 use crate::attributes::{self, Wish};
-use crate::authority::{Facts, Policy, held_elsewhere};
-use crate::cluster::{Attributes, ClusterError, Membership, RecordDoor, Standing};
+use crate::authority::{Facts, Policy, held_elsewhere, parse_generation, reassert};
+use crate::cluster::{Attributes, ClusterError, Membership, RecordDoor, Standing, Stored};
 use crate::guest::Guest;
-use crate::ocf::BY_FORCE;
 
 /// Between two looks while there is something to wait for that comes from elsewhere: the record, or the other node's wish.
 const UNSETTLED: Duration = Duration::from_millis(150);
@@ -140,6 +138,8 @@ impl Teller {
             // It has just ended, or hangs; both are seen by others.
             return Ok(SETTLED);
         };
+        // Even if the cluster cannot be talked to from here on: it is told at the end what this was.
+        self.last = Some(status.clone());
         if status.replication == Replication::Frozen {
             // It is being promoted. Pacemaker has decided, and nothing that is said now could help it.
             return Ok(UNSETTLED);
@@ -161,6 +161,7 @@ impl Teller {
         };
         self.notice_oblivion()?;
         let facts = Facts { node: &status.node, record, other, other_holds, policy: self.policy() };
+        self.reassert(&status, &facts, stored.as_ref())?;
         let score = score::score(&status, &facts);
         // Before the score: who sees that one must see this.
         let holds = status.image.as_ref().filter(|_| status.role == Role::Standby && status.not_promotable.is_none());
@@ -175,12 +176,26 @@ impl Teller {
             }
         }
         let waits = status.role == Role::Standby && score.is_none_or(|score| alone || score < 50);
-        self.last = Some(status);
         Ok(match (waits, calm) {
             (true, _) => UNSETTLED,
             (false, false) => CALM,
             (false, true) => SETTLED,
         })
+    }
+
+    /// Puts a record in order that is older than the guest which runs here. One whose output waits for a standby has that named,
+    /// which puts it in order, too.
+    fn reassert(&self, status: &Status, facts: &Facts<'_>, stored: Option<&Stored>) -> Result<(), ClusterError> {
+        let unprotected = status.role == Role::Primary && status.gate.as_ref().is_some_and(|gate| gate.open.is_some());
+        let generation = status.generation.as_deref().and_then(|generation| parse_generation(generation).ok());
+        let (true, Some(generation), Some(stored)) = (unprotected, generation, stored) else { return Ok(()) };
+        if let Some(record) = reassert(facts, generation) {
+            eprintln!("kemari-agent: the record is `{}`, older than the guest that runs here: replaced", stored.record);
+            // If it is another one by now, that is seen at the next look. The status is newer than what was read, so a promotion
+            // meanwhile is no more than a swap that fails.
+            self.door.swap(stored, &record)?;
+        }
+        Ok(())
     }
 
     fn policy(&self) -> Policy {
@@ -204,7 +219,7 @@ impl Teller {
     }
 
     fn score_name(&self) -> String {
-        format!("master-{}", self.resource)
+        attributes::score(&self.resource)
     }
 
     fn tell(&mut self, name: &str, value: &str) -> Result<(), ClusterError> {
@@ -229,7 +244,7 @@ impl Teller {
             // It was in sync since; its primary will withdraw the wish, or has died before it could.
             return Ok(());
         }
-        if death::outdate(&self.binary, &self.guest.config, status, asked.generation, &wish)? {
+        if death::fulfil(&self.binary, &self.guest.config, status, asked)? {
             self.outdated = Some(wish);
         }
         Ok(())
@@ -237,11 +252,8 @@ impl Teller {
 
     fn end(mut self) {
         let Some(last) = self.last.take() else { return };
-        let end = fs::read_to_string(&self.stopping).ok();
-        if end.as_deref().is_none_or(|how| how == BY_FORCE) {
-            death::silence(&self.binary, &self.guest.config, &last);
-        }
-        if end.is_none() {
+        death::silence(&self.binary, &self.guest.config, &last);
+        if !self.stopping.exists() {
             death::report(&self.resource, &last);
             std::thread::sleep(CALM);
         }

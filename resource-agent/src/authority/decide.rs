@@ -150,22 +150,19 @@ pub(crate) struct Alone<'a> {
 
 pub(crate) fn alone(facts: &Facts<'_>, alone: &Alone<'_>) -> Decision {
     let target = Record::alone(alone.generation, facts.node);
-    let record = match current(facts, alone.generation) {
+    let record = match of_primary(facts, alone.generation) {
         Ok(record) => record,
         Err(refusal) => return Decision::No(refusal),
     };
-    if record.primary != facts.node {
-        return Decision::No(Refusal::NotPrimary { node: facts.node.to_owned(), record: record.clone() });
-    }
     // If it names no standby it is swapped nevertheless: a change that was on its way, of which nobody knew what became, is lost
     // from then on. It might have named the standby later, when that is outdated.
-    if alone.insist || record.standby.is_none() {
+    if alone.insist || record.other_than(facts.node).is_none() {
         return Decision::Swap(target);
     }
     if facts.policy.unprotected == Unprotected::Never {
         return Decision::No(Refusal::Never);
     }
-    let said_goodbye = alone.left && record.standby.as_deref() == alone.peer;
+    let said_goodbye = alone.left && record.other_than(facts.node) == alone.peer;
     if said_goodbye || alone.outdated == Some(alone.generation) {
         return Decision::Swap(target);
     }
@@ -183,20 +180,40 @@ pub(crate) fn alone(facts: &Facts<'_>, alone: &Alone<'_>) -> Decision {
 /// The standby `peer` holds everything, and its acknowledgements gate the output already.
 pub(crate) fn protect(facts: &Facts<'_>, peer: &str, generation: Generation) -> Decision {
     let target = Record::protected(generation, facts.node, peer);
-    let record = match current(facts, generation) {
+    let record = match of_primary(facts, generation) {
         Ok(record) => record,
         Err(refusal) => return Decision::No(refusal),
     };
-    if record.primary != facts.node {
-        return Decision::No(Refusal::NotPrimary { node: facts.node.to_owned(), record: record.clone() });
-    }
-    match &record.standby {
+    match record.other_than(facts.node) {
         None => Decision::Swap(target),
         // As above: a consent that was on its way is lost.
         Some(named) if named == peer => Decision::Swap(target),
         // It would be forgotten without having agreed to it.
-        Some(named) => Decision::No(Refusal::OtherStandby { named: named.clone(), peer: peer.to_owned() }),
+        Some(named) => Decision::No(Refusal::OtherStandby { named: named.to_owned(), peer: peer.to_owned() }),
     }
+}
+
+/// The record that the primary of `generation` puts in the place of an older one. That has come back with the healing of a
+/// partition: the history in which this node was promoted has vanished from the CIB, but not from its disk. Until the record is
+/// in order the other node could go on by it, once this one is gone.
+pub(crate) fn reassert(facts: &Facts<'_>, generation: Generation) -> Option<Record> {
+    let older = facts.record.is_some_and(|record| generation.is_newer_than(record.generation));
+    older.then(|| Record::alone(generation, facts.node))
+}
+
+/// The record, if it is one that the primary of `generation` may change: its own, or an older one that was healed into its place.
+fn of_primary<'a>(facts: &Facts<'a>, generation: Generation) -> Result<&'a Record, Refusal> {
+    let record = facts.record.ok_or(Refusal::NoRecord)?;
+    if generation.is_newer_than(record.generation) {
+        return Ok(record);
+    }
+    if record.generation != generation {
+        return Err(Refusal::OtherHistory { record: record.clone(), known: generation });
+    }
+    if record.primary != facts.node {
+        return Err(Refusal::NotPrimary { node: facts.node.to_owned(), record: record.clone() });
+    }
+    Ok(record)
 }
 
 /// Whether a generation was granted before, by an attempt of which nobody heard: its id was drawn for that attempt alone.

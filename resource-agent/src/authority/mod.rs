@@ -16,7 +16,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use kemari_core::Generation;
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
-pub(crate) use decide::{Boot, Decision, Facts, Promotion, boot, promote};
+pub(crate) use decide::{Boot, Decision, Facts, Promotion, boot, promote, reassert};
 pub use record::{Record, RecordError};
 pub(crate) use record::{name, parse_generation};
 pub(crate) use verbs::held_elsewhere;

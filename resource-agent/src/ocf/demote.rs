@@ -6,29 +6,29 @@ use std::time::{Duration, Instant};
 use kemari_control::{Replication, Request, Role, Status};
 
 use super::environment::Environment;
-use super::{Code, Failure, Outcome, process, request, status};
+use super::{Code, Failure, Outcome, RESERVE, process, request, status};
 use crate::cluster::{ClusterError, Intention, Membership};
 
 /// How far apart two nodes may hear that the whole cluster is to stop.
 const SHUTDOWNS_APART: Duration = Duration::from_secs(2);
 /// How long consent is waited for before a guest whose output is held is given up.
 const CONSENT_LIMIT: Duration = Duration::from_secs(5);
+/// How long a handover is tried before the guest is shut down instead.
+const HANDOVER_LIMIT: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(100);
 
 pub(super) fn demote(environment: &Environment) -> Outcome {
     match status(environment) {
-        Some(status) if status.role == Role::Primary => leave(environment, &status),
+        Some(status) if status.role == Role::Primary => leave(environment, &status, environment.deadline(RESERVE)),
         Some(_) => Ok(Code::Success),
         // It may hang and still run the guest: then it is to be stopped, and until it is the other node is not to be promoted.
-        None if process::find(environment).is_some() => {
-            Err(Failure::new(Code::Generic, "the replicator runs, but does not answer"))
-        }
+        None if process::find(environment).is_some() => Err(Failure::new(Code::Generic, process::DEAF)),
         None => Ok(Code::Success),
     }
 }
 
-/// Has the guest leave this node, which is its primary.
-pub(super) fn leave(environment: &Environment, status: &Status) -> Outcome {
+/// Has the guest leave this node, which is its primary, by the deadline.
+pub(super) fn leave(environment: &Environment, status: &Status, deadline: Instant) -> Outcome {
     let status = &await_consent(environment, status);
     if is_held(status) {
         // It could not even shut down: its writes are held, too. What the standby holds is all that was ever shown.
@@ -37,7 +37,7 @@ pub(super) fn leave(environment: &Environment, status: &Status) -> Outcome {
         return Err(Failure::new(Code::Generic, reason));
     }
     let handed_over = match goes_on(environment, status) {
-        Ok(true) => request(environment, &Request::Demote).map_err(|failure| eprintln!("{}", failure.reason)).is_ok(),
+        Ok(true) => hand_over(environment, deadline),
         Ok(false) => false,
         Err(error) => {
             // Who cannot ask the cluster must not throw the guest's memory away.
@@ -46,9 +46,26 @@ pub(super) fn leave(environment: &Environment, status: &Status) -> Outcome {
         }
     };
     if !handed_over {
-        request(environment, &Request::Shutdown)?;
+        request(environment, &Request::Shutdown, deadline)?;
     }
     Ok(Code::Success)
+}
+
+/// Hands over. What is in the way of it passes, as long as there is a standby in sync: the record does not name that yet, or a
+/// page of the guest is being mended.
+fn hand_over(environment: &Environment, deadline: Instant) -> bool {
+    let until = deadline.min(Instant::now() + HANDOVER_LIMIT);
+    loop {
+        match request(environment, &Request::Demote, deadline) {
+            Ok(()) => return true,
+            Err(failure) => eprintln!("{}", failure.reason),
+        }
+        let protected = || status(environment).is_some_and(|status| status.replication == Replication::Protected);
+        if Instant::now() >= until || !protected() {
+            return false;
+        }
+        thread::sleep(LOOK);
+    }
 }
 
 /// Waits for consent, if the guest's output is held: a standby that has just left is followed by it within a moment.
@@ -67,6 +84,15 @@ fn await_consent(environment: &Environment, status: &Status) -> Status {
 /// Whether the guest stands still for the world: its standby is lost, and nobody has consented to go on without.
 fn is_held(status: &Status) -> bool {
     status.replication != Replication::Protected && status.gate.as_ref().is_some_and(|gate| gate.open.is_none())
+}
+
+/// Whether a node other than this one may be promoted, for all that the cluster knows.
+pub(super) fn goes_on_elsewhere(environment: &Environment) -> Result<bool, ClusterError> {
+    if Intention::read(environment.resource())? == Intention::NotPromoted {
+        return Ok(false);
+    }
+    let own = &environment.guest.node;
+    Ok(Membership::read()?.nodes.iter().any(|node| node.name != *own && node.may_run_primary()))
 }
 
 /// Whether some node is to run the guest, and the standby can.

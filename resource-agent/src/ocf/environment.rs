@@ -3,7 +3,7 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 
@@ -26,6 +26,7 @@ pub(crate) struct Environment {
     pub(crate) binary: PathBuf,
     /// What this action may take.
     pub(crate) timeout: Duration,
+    begun: Instant,
     pub(crate) check_level: u32,
     files: Files,
     /// Where output of the replicator goes if there is no syslog.
@@ -70,9 +71,15 @@ impl Environment {
             timeout: milliseconds("OCF_RESKEY_CRM_meta_timeout").map_or(TIMEOUT, Duration::from_millis),
             check_level: env::var("OCF_CHECK_LEVEL").ok().and_then(|level| level.parse().ok()).unwrap_or(0),
             log: ["HA_LOGFILE", "HA_logfile"].into_iter().find_map(|name| env::var_os(name).map(PathBuf::from)),
+            begun: Instant::now(),
             files,
             guest,
         })
+    }
+
+    /// When this action has to be at its end, with `reserve` left of its time.
+    pub(crate) fn deadline(&self, reserve: Duration) -> Instant {
+        self.begun + self.timeout.saturating_sub(reserve)
     }
 
     /// The primitive's name, without the number of its instance.

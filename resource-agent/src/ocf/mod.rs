@@ -15,7 +15,6 @@ use clap::ValueEnum;
 use kemari_control::{Client, Reply, Request, Role, Status};
 
 use self::environment::Environment;
-pub(crate) use self::stop::BY_FORCE;
 use crate::cluster::run as run_command;
 
 /// An action.
@@ -71,8 +70,8 @@ type Outcome = Result<Code, Failure>;
 
 /// Between two attempts at a promotion.
 const PROMOTE_RETRY: Duration = Duration::from_millis(500);
-/// What is left of an action's time for the last attempt.
-const PROMOTE_RESERVE: Duration = Duration::from_secs(5);
+/// What is left of an action's time to say that it failed.
+const RESERVE: Duration = Duration::from_secs(2);
 /// How long the host's check may take.
 const CHECK_LIMIT: Duration = Duration::from_secs(15);
 
@@ -113,9 +112,10 @@ fn status(environment: &Environment) -> Option<Status> {
     Client::connect(&environment.guest.control).and_then(|mut client| client.status()).ok()
 }
 
-/// Has the replicator do something, and waits until it is done.
-fn request(environment: &Environment, request: &Request) -> Result<(), Failure> {
-    let reply = Client::connect(&environment.guest.control).and_then(|mut client| client.request(request));
+/// Has the replicator do something, and waits until it is done, or so long.
+fn request(environment: &Environment, request: &Request, deadline: Instant) -> Result<(), Failure> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let reply = Client::connect(&environment.guest.control).and_then(|mut client| client.request_within(request, left));
     match reply {
         Ok(Reply::Done { .. }) => Ok(()),
         Ok(Reply::Refused { reason }) => Err(Failure::new(Code::Generic, reason)),
@@ -127,14 +127,15 @@ fn request(environment: &Environment, request: &Request) -> Result<(), Failure> 
 /// A promotion that fails costs the guest its memory, because Pacemaker stops what has failed. So one that is refused, which may
 /// change when the other node comes back or is fenced, is tried again for as long as this action may take.
 fn promote(environment: &Environment) -> Outcome {
-    let deadline = Instant::now() + environment.timeout.saturating_sub(PROMOTE_RESERVE);
+    let deadline = environment.deadline(RESERVE);
     loop {
         match status(environment) {
             Some(status) if status.role == Role::Primary => return Ok(Code::Success),
             Some(_) => {}
+            None if process::find(environment).is_some() => return Err(Failure::new(Code::Generic, process::DEAF)),
             None => return Err(Failure::new(Code::NotRunning, "the replicator does not run here")),
         }
-        match request(environment, &Request::Promote { cold_boot: false }) {
+        match request(environment, &Request::Promote { cold_boot: false }, deadline) {
             Ok(()) => return Ok(Code::Success),
             Err(failure) if Instant::now() + PROMOTE_RETRY >= deadline => return Err(failure),
             Err(_) => std::thread::sleep(PROMOTE_RETRY),
@@ -145,7 +146,7 @@ fn promote(environment: &Environment) -> Outcome {
 fn monitor(environment: &Environment) -> Outcome {
     let Some(status) = status(environment) else {
         return match process::find(environment) {
-            Some(_) => Err(Failure::new(Code::Generic, "the replicator runs, but does not answer")),
+            Some(_) => Err(Failure::new(Code::Generic, process::DEAF)),
             None => Ok(Code::NotRunning),
         };
     };

@@ -10,6 +10,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use super::environment::Environment;
 use crate::cluster::timespec;
 
+/// Why a replicator that is there is of no use.
+pub(super) const DEAF: &str = "the replicator runs, but does not answer";
+
 /// A process that cannot become another one while this is held.
 pub(super) struct Process(OwnedFd);
 

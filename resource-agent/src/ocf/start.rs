@@ -1,18 +1,21 @@
 //! Start: the supervisor, which starts the replicator.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::environment::Environment;
-use super::{Code, Failure, Outcome, status};
+use super::{Code, Failure, Outcome, RESERVE, status};
+use crate::attributes;
+use crate::cluster::Attributes;
 
 const TICK: Duration = Duration::from_millis(20);
-/// What is left of an action's time to say that it failed.
-const RESERVE: Duration = Duration::from_secs(2);
+/// What is read of a log for the reason of a failed start.
+const LAST_BYTES: u64 = 16 << 10;
 
 pub(super) fn start(environment: &Environment) -> Outcome {
     environment.expect_own_name()?;
@@ -20,7 +23,10 @@ pub(super) fn start(environment: &Environment) -> Outcome {
     environment.remember_guest()?;
     let failed = |error: io::Error| Failure::new(Code::Generic, format!("cannot start: {error}"));
     let _ = fs::remove_file(environment.file("stopping"));
-    let deadline = Instant::now() + environment.timeout.saturating_sub(RESERVE);
+    let deadline = environment.deadline(RESERVE);
+    if status(environment).is_none() {
+        withdraw_score(environment);
+    }
     let mut supervisor = spawn(environment).map_err(failed)?;
     while status(environment).is_none() {
         if Instant::now() >= deadline {
@@ -35,6 +41,14 @@ pub(super) fn start(environment: &Environment) -> Outcome {
         thread::sleep(TICK);
     }
     Ok(Code::Success)
+}
+
+/// Withdraws the promotion score that one before may have left, of what it held.
+pub(super) fn withdraw_score(environment: &Environment) {
+    let own = Attributes::of(&environment.guest.node);
+    if let Err(error) = own.delete(&attributes::score(environment.resource())) {
+        eprintln!("the promotion score is not withdrawn: {error}");
+    }
 }
 
 /// Starts a supervisor if there is none.
@@ -75,8 +89,18 @@ fn spawn(environment: &Environment) -> io::Result<Child> {
 
 fn last_words(environment: &Environment) -> String {
     let log = environment.log.clone().unwrap_or_else(|| environment.file("log"));
-    let text = fs::read(log).unwrap_or_default();
+    let text = end_of(&log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let line = text.lines().rev().find(|line| line.starts_with("kemari-replicator:"));
     line.map_or_else(|| "the replicator ended at once; its log says why".to_owned(), str::to_owned)
+}
+
+/// The end of a file that may be of any length.
+fn end_of(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LAST_BYTES)))?;
+    let mut end = Vec::new();
+    file.take(LAST_BYTES).read_to_end(&mut end)?;
+    Ok(end)
 }

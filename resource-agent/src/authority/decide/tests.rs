@@ -76,6 +76,11 @@ fn promotion_needs_the_newest_history_a_name_in_it_and_a_silent_other() {
     }
 }
 
+/// Whether the primary of `NOW` may change the record at all: its own, or an older one that was healed into its place.
+fn is_its_own(facts: &Facts<'_>, record: &Record) -> bool {
+    record.generation == OLD || (record.generation == NOW && record.primary == facts.node)
+}
+
 #[test]
 fn going_on_alone_needs_the_other_s_silence_proven() {
     for (left, outdated) in [(false, None), (false, Some(OLD)), (false, Some(TWIN)), (false, Some(NOW)), (true, None)] {
@@ -83,17 +88,16 @@ fn going_on_alone_needs_the_other_s_silence_proven() {
         everywhere(|facts| {
             let target = Record::alone(NOW, facts.node);
             let decision = alone(&facts, &plea);
-            let Some(record) = facts.record.filter(|record| **record != target) else {
-                assert_eq!(is_yes(&decision), facts.record.is_some());
-                return;
-            };
-            let named = record.generation == NOW && record.primary == facts.node;
+            let Some(record) = facts.record else { return assert!(!is_yes(&decision)) };
+            let other = record.other_than(facts.node);
+            let own = is_its_own(&facts, record);
             let proven = outdated == Some(NOW)
-                || (left && record.standby.as_deref() == Some("beta"))
+                || (left && other == Some("beta"))
                 || [Standing::Fenced, Standing::Left].contains(&facts.other);
             let forking = facts.policy.unprotected == Unprotected::Always && facts.other != Standing::Unclean;
-            let may = named && facts.policy.unprotected != Unprotected::Never;
-            assert_eq!(is_yes(&decision), may && (proven || forking), "{facts:?} {plea:?}");
+            let may = own && facts.policy.unprotected != Unprotected::Never && other.is_some();
+            let expected = (own && other.is_none()) || (may && (proven || forking));
+            assert_eq!(is_yes(&decision), expected, "{facts:?} {plea:?}");
             let asks = may && !proven && !forking && facts.other == Standing::Member;
             assert_eq!(decision == Decision::AskOutdate, asks, "{facts:?} {plea:?}");
             if let Decision::Swap(to) = decision {
@@ -106,10 +110,18 @@ fn going_on_alone_needs_the_other_s_silence_proven() {
 #[test]
 fn a_standby_is_named_only_in_a_record_that_names_nobody_else() {
     everywhere(|facts| {
-        let target = Record::protected(NOW, facts.node, "gamma");
-        let expected =
-            facts.record.is_some_and(|record| *record == target || *record == Record::alone(NOW, facts.node));
+        let expected = facts.record.is_some_and(|record| {
+            is_its_own(&facts, record) && record.other_than(facts.node).is_none_or(|other| other == "gamma")
+        });
         assert_eq!(is_yes(&protect(&facts, "gamma", NOW)), expected, "{facts:?}");
+    });
+}
+
+#[test]
+fn a_primary_replaces_an_older_record_and_no_other() {
+    everywhere(|facts| {
+        let older = facts.record.is_some_and(|record| record.generation == OLD);
+        assert_eq!(reassert(&facts, NOW), older.then(|| Record::alone(NOW, facts.node)));
     });
 }
 
