@@ -178,7 +178,7 @@ impl Standby {
 
     /// Whether there is no image here that could be promoted or brought up to date.
     pub(super) fn holds_nothing(&self) -> bool {
-        self.protocol.status().image.is_none()
+        self.is_over || self.protocol.status().image.is_none()
     }
 
     /// Whether the image held is the final one of a handover, of which nothing is known to have followed.

@@ -1,6 +1,7 @@
 //! What Pacemaker passes to an action: parameters and its own settings, as environment variables.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -70,7 +71,7 @@ impl Environment {
             binary,
             timeout: milliseconds("OCF_RESKEY_CRM_meta_timeout").map_or(TIMEOUT, Duration::from_millis),
             check_level: env::var("OCF_CHECK_LEVEL").ok().and_then(|level| level.parse().ok()).unwrap_or(0),
-            log: ["HA_LOGFILE", "HA_logfile"].into_iter().find_map(|name| env::var_os(name).map(PathBuf::from)),
+            log: log_file(["HA_LOGFILE", "HA_logfile"].map(env::var_os)),
             begun: Instant::now(),
             files,
             guest,
@@ -123,6 +124,12 @@ impl Environment {
     }
 }
 
+/// The file that the cluster's daemons log to, if they log to one: of what the two names of the variable say.
+fn log_file(values: [Option<OsString>; 2]) -> Option<PathBuf> {
+    let is_one = |value: &OsString| !value.is_empty() && value != "none" && value != "/dev/null";
+    values.into_iter().flatten().find(is_one).map(PathBuf::from)
+}
+
 /// Where a resource's files are.
 #[derive(Debug)]
 struct Files {
@@ -171,4 +178,19 @@ pub(super) fn policy() -> Result<Policy, Failure> {
         _ => return Err(not_configured(format!("shared_disk={shared_disk}: must be true or false"))),
     };
     Ok(Policy { unprotected, shared_disk })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_file_is_only_what_is_one() {
+        let of = |first: &str, second: Option<&str>| log_file([Some(first.into()), second.map(Into::into)]);
+        assert_eq!(of("/var/log/pacemaker/pacemaker.log", None), Some("/var/log/pacemaker/pacemaker.log".into()));
+        assert_eq!(of("", Some("/var/log/ha.log")), Some("/var/log/ha.log".into()));
+        for none in ["", "none", "/dev/null"] {
+            assert_eq!(of(none, None), None);
+        }
+    }
 }

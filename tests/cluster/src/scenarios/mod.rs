@@ -59,6 +59,11 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("handover-cut", "a planned move cut between demote and promote", Play::Guest(handovers::handover_cut)),
     scenario("cluster-stop", "pcs cluster stop on the primary's node", Play::Guest(stops::cluster_stop_one)),
     scenario("cluster-stop-all", "pcs cluster stop --all, then start", Play::Guest(stops::cluster_stop_all)),
+    scenario(
+        "stopped-between",
+        "handed over, and disabled before the other node resumes it",
+        Play::Guest(stops::stopped_between),
+    ),
     scenario("both-lost", "both nodes die; the record says who boots", Play::Guest(boots::both_lost)),
     scenario(
         "partitions",

@@ -69,6 +69,28 @@ pub(super) fn cluster_stop_all(cluster: &Cluster, _: &mut Timings, _: usize) -> 
     Ok(format!("5 times, {entries} entries"))
 }
 
+/// The guest was handed over, and before the other node is told to resume it both are to stop: one of them resumes it, to shut it
+/// down.
+pub(super) fn stopped_between(cluster: &Cluster, _: &mut Timings, _: usize) -> Result<String> {
+    let ledger = Ledger::open(57)?;
+    ledger.wait_for_answers(LIMIT)?;
+    let before = (setup::record(cluster)?, shutdowns(cluster));
+    let primary = setup::primary(cluster)?;
+    cluster.sh("pcs property set maintenance-mode=true && crm_resource --wait")?;
+    cluster.node(primary).sh("kemari-replicator demote --config /etc/kemari/web.toml")?;
+    cluster.sh("pcs resource disable web && pcs property set maintenance-mode=false && crm_resource --wait")?;
+    cluster.wait("for both replicators to end", LIMIT, |cluster| Ok(cluster.statuses().is_empty()))?;
+    let (record, shutdowns) = (setup::record(cluster)?, shutdowns(cluster));
+    if shutdowns != before.1 + 1 {
+        return Err(ClusterError::Wrong(format!("the guest was thrown away; the record is {record}")));
+    }
+    let entries = ledger.abandon(cluster)?;
+    cluster.sh("pcs resource enable web && crm_resource --wait")?;
+    setup::protected(cluster, LIMIT)?;
+    setup::agrees(cluster)?;
+    Ok(format!("{entries} entries; record {} -> {record}", before.0))
+}
+
 /// Does what `pcs cluster stop` does: Pacemaker ends on all of them, then Corosync does.
 fn stop(cluster: &Cluster, nodes: &[NodeName], apart: Duration) -> Result<()> {
     for (index, name) in nodes.iter().enumerate() {
