@@ -42,6 +42,7 @@ fn site(code: &[u8], lines: &str) -> Option<Site> {
     let options = SiteOptions {
         binary: env!("CARGO_BIN_EXE_kemari-replicator").into(),
         mode: ReplicationMode::Event,
+        vcpus: 1,
         memory_mib: 16,
         dirty_pages: 0,
         dirty_rate: 0,

@@ -25,6 +25,7 @@ fn site() -> Option<Site> {
     let options = SiteOptions {
         binary: env!("CARGO_BIN_EXE_kemari-replicator").into(),
         mode: ReplicationMode::Event,
+        vcpus: 1,
         memory_mib: MEMORY_MIB,
         dirty_pages: DIRTY_PAGES,
         dirty_rate: 30_000,

@@ -43,6 +43,9 @@ struct Arguments {
     /// When checkpoints are cut
     #[arg(long, value_enum, default_value_t = Mode::Event)]
     replication_mode: Mode,
+    /// CPUs of the guest, which works with one of them
+    #[arg(long, default_value_t = 1, value_name = "N", conflicts_with = "controls")]
+    vcpus: u8,
     /// Plant each of the known bugs and expect it to be caught
     #[arg(long)]
     controls: bool,
@@ -110,7 +113,11 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
     let mut outcome = Outcome::new(seed, arguments.kills);
     for (round_seed, kills) in (seed..).zip(rounds(arguments.kills)) {
         let options = RoundOptions::soak(binary.clone(), mode, round_seed, kills);
-        Round::run(RoundOptions { keep_files: arguments.keep, ..options }, &mut outcome, &mut report::line)?;
+        Round::run(
+            RoundOptions { vcpus: arguments.vcpus, keep_files: arguments.keep, ..options },
+            &mut outcome,
+            &mut report::line,
+        )?;
         if !outcome.findings.is_empty() {
             break;
         }

@@ -33,6 +33,8 @@ pub(crate) struct RoundOptions {
     pub(crate) binary: PathBuf,
     /// When it cuts checkpoints.
     pub(crate) mode: ReplicationMode,
+    /// CPUs of the guest.
+    pub(crate) vcpus: u8,
     /// Where its random choices begin.
     pub(crate) seed: u64,
     /// Kills, unless something is found before.
@@ -65,6 +67,7 @@ impl RoundOptions {
         RoundOptions {
             binary,
             mode,
+            vcpus: 1,
             seed,
             kills,
             aims: &[Anywhere, Transfer, DiskWrite, Held, Anywhere, Uncommitted, Transfer, DiskWrite, Held, Anywhere],
@@ -83,6 +86,7 @@ impl RoundOptions {
         SiteOptions {
             binary: self.binary.clone(),
             mode: self.mode,
+            vcpus: self.vcpus,
             memory_mib: 64,
             dirty_pages: self.dirty_pages,
             dirty_rate: self.dirty_rate,

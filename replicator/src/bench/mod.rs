@@ -104,6 +104,7 @@ impl Bench {
         SiteOptions {
             binary: self.binary.clone(),
             mode: ReplicationMode::Event,
+            vcpus: 1,
             memory_mib,
             dirty_pages: 0,
             dirty_rate: 0,

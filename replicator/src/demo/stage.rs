@@ -61,6 +61,7 @@ impl Stage {
         let site = Site::build(SiteOptions {
             binary: std::env::current_exe()?,
             mode: ReplicationMode::Event,
+            vcpus: 1,
             memory_mib: 128,
             dirty_pages: 1024,
             dirty_rate: 2000,

@@ -42,6 +42,8 @@ pub struct SiteOptions {
     pub binary: PathBuf,
     /// When checkpoints are cut.
     pub mode: ReplicationMode,
+    /// CPUs of the guest, which works with the first of them; the others stay as they are at power-on.
+    pub vcpus: u8,
     /// Size of the guest's memory.
     pub memory_mib: u64,
     /// Pages that the guest's memory workload goes round in; 0 for none.
@@ -159,7 +161,7 @@ impl Site {
     }
 
     fn config(&self, name: NodeName) -> String {
-        let SiteOptions { mode, memory_mib, dirty_pages, dirty_rate, .. } = &self.options;
+        let SiteOptions { mode, vcpus, memory_mib, dirty_pages, dirty_rate, .. } = &self.options;
         let files = self.files(name);
         let quoted = |path: &Path| format!("{:?}", path.to_string_lossy());
         let mut text = String::new();
@@ -169,7 +171,7 @@ impl Site {
             text,
             r#"[guest]
 name = "ledger"
-vcpus = 1
+vcpus = {vcpus}
 memory_mib = {memory_mib}
 kernel = {kernel}
 cmdline = "ip={GUEST_ADDRESS}/{PREFIX} gw={BRIDGE_ADDRESS} flush=1 dirty_pages={dirty_pages} dirty_rate={dirty_rate}"

@@ -52,6 +52,7 @@ pub(crate) fn run(binary: PathBuf) -> Result<(), MemoryError> {
     let site = Site::build(SiteOptions {
         binary,
         mode: ReplicationMode::Event,
+        vcpus: 1,
         memory_mib: MEMORY_MIB,
         dirty_pages: RESTLESS_PAGES,
         dirty_rate: RESTLESS_RATE,
