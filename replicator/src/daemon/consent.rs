@@ -199,6 +199,11 @@ impl Primary {
             _ => "no consent to run unprotected",
         };
         host.authority_answered(format!("{what}: {error}"));
+        if self.naming.insist {
+            // That was not the operator's question, which is asked next.
+            self.naming.retry_at = None;
+            return;
+        }
         for ticket in self.naming.waiters.drain(..) {
             host.news.refuse(ticket, format!("{what}: {error}"));
         }
