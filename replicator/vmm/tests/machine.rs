@@ -23,13 +23,11 @@ fn it_runs_and_stands_still() {
         return;
     }
     let mut guest = booted(&[(ENTRY, COUNTER)], 1);
-    guest.run_for(A_WHILE);
+    guest.run_past(0);
     let (count, memory) = (guest.count(), guest.memory());
-    assert!(count > 0, "the guest did not run");
     std::thread::sleep(A_WHILE);
     assert!(memory == guest.memory(), "a paused guest ran");
-    guest.run_for(A_WHILE);
-    assert!(guest.count() > count);
+    guest.run_past(count);
 }
 
 #[test]
@@ -176,8 +174,7 @@ fn a_machine_that_has_run_can_be_loaded() {
         write_image(&mut first, &state, dir.path());
         load_image(&mut second, dir.path());
         let count = first.count();
-        second.run_for(A_WHILE);
-        assert!(second.count() > count);
+        second.run_past(count);
         std::mem::swap(&mut first, &mut second);
     }
 }
@@ -258,8 +255,7 @@ fn it_can_be_stopped_at_once() {
         for _ in 0..500 {
             guest.run_for(Duration::ZERO);
         }
-        guest.run_for(A_WHILE);
-        assert!(guest.count() > 0);
+        guest.run_past(0);
     }
 }
 
@@ -279,8 +275,7 @@ fn a_reset_begins_anew() {
     let dirty = guest.harvest();
     assert!(changed(&before, &after).into_iter().all(|page| dirty.contains(page)), "the reset wrote unnoticed");
     guest.machine.start_devices();
-    guest.run_for(A_WHILE);
-    assert!(guest.count() > 0);
+    guest.run_past(0);
 }
 
 /// `lidt [0]` of an empty table, `ud2`: no exception can be delivered.
@@ -347,12 +342,10 @@ fn whoever_resumes_a_guest_within_its_reset_does_that_again() {
     standby.pause();
     standby.reset();
     standby.machine.start_devices();
-    standby.run_for(A_WHILE);
-    assert!(standby.count() > 0);
+    standby.run_past(0);
     while !guest.machine.continue_reset().expect("a part of it") {}
     guest.machine.start_devices();
-    guest.run_for(A_WHILE);
-    assert!(guest.count() > 0);
+    guest.run_past(0);
 }
 
 #[test]
@@ -499,8 +492,7 @@ fn state_that_does_not_fit_is_refused_and_named() {
     }
     // Nothing of all that was used: it goes on.
     let count = guest.count();
-    guest.run_for(A_WHILE);
-    assert!(guest.count() > count);
+    guest.run_past(count);
     guest.machine.run();
     assert!(matches!(guest.machine.save(), Err(Error::Running(_))));
     assert!(guest.machine.load(&state).is_err());

@@ -79,6 +79,15 @@ impl Guest {
         self.pause();
     }
 
+    /// Lets the guest run until it has counted beyond `count`: on a busy machine that may take a while.
+    pub(crate) fn run_past(&mut self, count: u32) {
+        let begun = std::time::Instant::now();
+        while self.count() <= count {
+            assert!(begun.elapsed() < Duration::from_secs(10), "the guest does not run");
+            self.run_for(Duration::from_millis(20));
+        }
+    }
+
     pub(crate) fn pause(&mut self) -> Vec<Output> {
         let mut outputs = Vec::new();
         self.machine.pause(&mut outputs).expect("paused");
