@@ -13,7 +13,6 @@ if [ "$0" = /init ]; then
         find /sys/devices -name modalias -exec cat {} + | sort -u | while read -r alias; do modprobe -q "$alias"; done
     done
     modprobe evdev
-    if [ "$(word time)" = chrony ]; then modprobe ptp_kvm; fi
     if [ -n "$(word root)" ]; then
         mount -t ext4 "$(word root)" /mnt
         for tree in proc sys dev; do mount -o move "/$tree" "/mnt/$tree"; done
@@ -46,13 +45,9 @@ acpid -d >/dev/null 2>&1 &
 # A shell at the console.
 while true; do setsid -c sh <>/dev/ttyS0 >&0 2>&1; done &
 
-# What a distribution starts by units. The RAM disk alone has neither.
+# What a distribution starts by a unit. The RAM disk alone does not have it.
 if [ -x /bin/kemari-failover ]; then
     IP=/sbin/ip kemari-failover eth0 sh -c 'echo again >>/run/failovers' >/dev/kmsg 2>&1 &
-fi
-if [ "$(word time)" = chrony ]; then
-    chronyd -d -u root 'refclock PHC /dev/ptp0 poll 0' 'makestep 1 -1' 'cmdport 0' 'pidfile /run/chronyd.pid' \
-        >/dev/kmsg 2>&1 &
 fi
 
 while true; do

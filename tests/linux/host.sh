@@ -12,7 +12,7 @@ set -euo pipefail
 here=$(realpath "$(dirname "$0")")
 
 host_modules="kvm-amd virtio_pci virtio_blk virtio_net 9pnet_virtio 9p ext4 tun bridge veth crc32c_generic"
-guest_modules="virtio_mmio virtio_blk virtio_net virtio-rng button evdev ptp_kvm pvpanic-mmio wdat_wdt"
+guest_modules="virtio_mmio virtio_blk virtio_net virtio-rng button evdev pvpanic-mmio wdat_wdt"
 
 # fetch PACKAGE DIR: unpacked there; nothing is installed.
 fetch() { (cd "$2" && apt-get -qq -o APT::Sandbox::User=root download "$1" && dpkg -x "$1"_*.deb . && rm "$1"_*.deb); }
@@ -98,8 +98,6 @@ build() {
     archive "$scratch/guest" "$dir/guest.cpio.gz"
     cp "$scratch"/linux-image-cloud-amd64/boot/vmlinuz-* "$dir/guest.bzImage"
     elf "$dir/guest.bzImage" "$dir/guest.elf"
-    fetch chrony "$scratch"
-    cp "$scratch/usr/sbin/chronyd" "$dir/"
     rm -rf "$scratch"
     recipe "$peer" >"$dir/complete"
     image "$dir" "$peer"
@@ -116,9 +114,7 @@ image() {
     system "$root"
     install "$here/guest-init.sh" "$root/bin/init"
     install "$2" "$root/bin/peer"
-    program "$root" ip "$1/chronyd"
-    mkdir -p "$root/var/lib/chrony"
-    echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
+    program "$root" ip
     install "$here/../../replicator/in-the-guest/kemari-failover" "$root/bin/"
     rm -f "$1/root.ext4"
     truncate -s 96M "$1/root.ext4"

@@ -29,11 +29,11 @@ worked() { if wait "$working"; then ok "$1: $(tail -n 1 worked)"; else fail "$1"
 # watch_clocks: right before an outage, which a timer of the guest then spans.
 watch_clocks() { check "its clocks are watched" peer mark "$guest" /tmp/mark; }
 
-# clocks_are_right CPUS OUTAGE [OPTION]: what they must be after an outage of so many seconds. What is wrong stays so; but the timer must
-# expire first, and a time service takes its time.
+# clocks_are_right CPUS OUTAGE: what they must be after an outage of so many seconds. What is wrong stays so; but the timer must
+# expire first.
 clocks_are_right() {
     limit=$(($(now) + 60))
-    until peer clocks "$guest" /tmp/mark --cpus "$1" --outage-ms "${2}000" ${3:+"$3"} >clocks_said 2>&1; do
+    until peer clocks "$guest" /tmp/mark --cpus "$1" --outage-ms "${2}000" >clocks_said 2>&1; do
         [ "$(now)" -lt "$limit" ] || { fail "its clocks" clocks_said; return; }
         sleep 1
     done

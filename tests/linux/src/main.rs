@@ -78,9 +78,6 @@ enum Command {
         /// How long nobody ran it, at least
         #[arg(long)]
         outage_ms: u64,
-        /// It has a time service, which must have mended CLOCK_REALTIME
-        #[arg(long)]
-        mended: bool,
     },
 }
 
@@ -91,8 +88,8 @@ fn main() -> ExitCode {
         Command::Bulk { address, mib } => talk::bulk(address, mib << 20),
         Command::Run { address, command } => talk::run(address, &command),
         Command::Mark { address, file, timer_ms } => talk::mark(address, &file, Duration::from_millis(timer_ms)),
-        Command::Clocks { address, file, cpus, outage_ms, mended } => {
-            talk::clocks(address, &file, Contract { cpus, outage: Duration::from_millis(outage_ms), mended })
+        Command::Clocks { address, file, cpus, outage_ms } => {
+            talk::clocks(address, &file, Contract { cpus, outage: Duration::from_millis(outage_ms) })
         }
     };
     match done {

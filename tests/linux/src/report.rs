@@ -9,8 +9,6 @@ use crate::Error;
 
 /// A timer of a busy guest in an emulated host may be so late.
 const TIMER_LATE_MAX_NS: i64 = 1_000_000_000;
-/// A clock that was mended is that near to the host's.
-const MENDED_WITHIN_NS: i64 = 500_000_000;
 /// What a guest loses besides the outage: what was not committed, and the time until it runs.
 const LOST_BESIDES: Duration = Duration::from_secs(2);
 
@@ -66,8 +64,6 @@ pub(crate) struct Contract {
     /// All of which look.
     pub(crate) cpus: u64,
     pub(crate) outage: Duration,
-    /// Whether the guest has a time service that mends CLOCK_REALTIME.
-    pub(crate) mended: bool,
 }
 
 impl Contract {
@@ -105,16 +101,14 @@ impl Contract {
     }
 
     fn realtime_is_right(&self, marked: Behind, now: Behind) -> Result<(), Error> {
-        let (right, what) = if self.mended {
-            let near = now.min_ns <= MENDED_WITHIN_NS && now.max_ns >= -MENDED_WITHIN_NS;
-            (near, format!("CLOCK_REALTIME is behind the host's by {now}, though a time service runs"))
-        } else {
-            let lost = now.since(marked);
-            let most = (self.outage + LOST_BESIDES).as_nanos() as i64;
-            let right = lost.max_ns >= self.outage.as_nanos() as i64 && lost.min_ns <= most;
-            (right, format!("CLOCK_REALTIME fell behind by {lost}, where the outage was {:?}", self.outage))
-        };
-        if right { Ok(()) } else { Err(Error::Clock { what }) }
+        let lost = now.since(marked);
+        let most = (self.outage + LOST_BESIDES).as_nanos() as i64;
+        if lost.max_ns >= self.outage.as_nanos() as i64 && lost.min_ns <= most {
+            return Ok(());
+        }
+        Err(Error::Clock {
+            what: format!("CLOCK_REALTIME fell behind by {lost}, where the outage was {:?}", self.outage),
+        })
     }
 }
 
@@ -135,14 +129,13 @@ mod tests {
         Report { cpus: 2, cpus_looking: 2, timer_late_ns: Some(0), longest_before_ns: 100_000_000, ..Report::default() }
     }
 
-    fn verdict(report: &Report, mended: bool, now: Behind) -> Result<(), Error> {
-        Contract { cpus: 2, outage: OUTAGE, mended }.holds(report, behind(300, 400), now)
+    fn verdict(report: &Report, now: Behind) -> Result<(), Error> {
+        Contract { cpus: 2, outage: OUTAGE }.holds(report, behind(300, 400), now)
     }
 
     #[test]
-    fn a_right_clock_is_right_with_and_without_a_time_service() {
-        assert!(verdict(&good(), false, behind(4400, 4500)).is_ok());
-        assert!(verdict(&good(), true, behind(-1, 300)).is_ok());
+    fn a_right_clock_is_right() {
+        assert!(verdict(&good(), behind(4400, 4500)).is_ok());
     }
 
     #[test]
@@ -159,15 +152,15 @@ mod tests {
         for (said, breach) in breaches {
             let mut report = good();
             breach(&mut report);
-            let error = verdict(&report, false, behind(4400, 4500)).expect_err(said);
+            let error = verdict(&report, behind(4400, 4500)).expect_err(said);
             assert!(error.to_string().contains(said), "{error}");
         }
     }
 
     #[test]
-    fn realtime_is_behind_by_the_outage_unless_it_is_mended() {
-        for (mended, now) in [(false, behind(300, 400)), (false, behind(7000, 7100)), (true, behind(4400, 4500))] {
-            assert!(verdict(&good(), mended, now).is_err(), "{mended} {now}");
+    fn realtime_is_behind_by_the_outage_neither_less_nor_more() {
+        for now in [behind(300, 400), behind(7000, 7100)] {
+            assert!(verdict(&good(), now).is_err(), "{now}");
         }
     }
 
