@@ -61,8 +61,10 @@ configure() {
     for log in console alpha.log beta.log; do : >"$log"; done
 }
 
+# start NODE [COMMAND]
 start() {
-    enter "$1" kemari-replicator run debian 2>>"$1.log" &
+    # shellcheck disable=SC2086 # a list of words
+    enter "$1" ${2:-kemari-replicator run debian} 2>>"$1.log" &
     eval "pid_$1=$!"
     becomes "$1 answers" 60 ask "$1" status
 }
@@ -93,4 +95,24 @@ take_over() {
     kill_node "$1"
     sleep "$3"
     says "$2 goes on" 'the guest goes on here' ask "$2" promote
+}
+
+# as_readme LINE: does what the README says, where it says so, but for what is explained here.
+as_readme() {
+    command=$(echo "$1" | sed 's/ *#.*//')
+    case $1 in
+    *'# on both'*) on=$nodes ;;
+    *'# on the first'*) on=alpha ;;
+    *) fail "the README says on which node: $1" || return ;;
+    esac
+    for node in $on; do
+        case $command in
+        # It does not end; a person has another terminal.
+        *' run '*) start "$node" "$command" || return ;;
+        # busybox, whose `ip` makes no taps, prefers its own.
+        *) check "$node: $command" in_node "$node" sh -c "$(echo "$command" | sed 's/\<ip /\/sbin\/ip /g')" || return ;;
+        esac
+    done
+    # "copy it to the other"
+    case $command in *' keygen '*) cp alpha/etc/debian.key beta/etc/ ;; esac
 }
