@@ -86,7 +86,8 @@ build() {
     system "$scratch/host"
     # shellcheck disable=SC2086 # a list of words
     modules "$scratch/host" "$scratch/linux-image-amd64" "$host" $host_modules
-    program "$scratch/host" ip e2fsck
+    fetch acpica-tools "$scratch"
+    program "$scratch/host" ip e2fsck "$scratch/usr/bin/iasl"
     install "$here/host-init.sh" "$scratch/host/init"
     archive "$scratch/host" "$dir/host.cpio.gz"
     cp "$scratch"/linux-image-amd64/boot/vmlinuz-* "$dir/host.bzImage"

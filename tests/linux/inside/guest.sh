@@ -40,6 +40,21 @@ clocks_are_right() {
     ok "its clocks: $(cat clocks_said)"
 }
 
+# acpi_is_sound: the tables that the guest was given can be taken apart, and put together again, and nobody complains.
+# shellcheck disable=SC2016 # the guest's shell expands it
+acpi_is_sound() {
+    for table in $(in_guest 'cd /sys/firmware/acpi/tables; for table in *; do [ ! -f $table ] || echo $table; done'); do
+        in_guest "base64 /sys/firmware/acpi/tables/$table" | base64 -d >"$table.aml"
+        /sbin/iasl -d "$table.aml" >iasl.log 2>&1 && /sbin/iasl "$table.dsl" >>iasl.log 2>&1
+        if grep -q '0 Errors, 0 Warnings' iasl.log && ! grep -Ei 'warning +[0-9]|error +[0-9]|invalid|incorrect' iasl.log; then
+            ok "ACPI's $table is sound"
+        else
+            fail "ACPI's $table is sound" iasl.log
+        fi
+    done
+    [ -s DSDT.aml ] || fail "it shows its ACPI tables"
+}
+
 # The kernel's log has nothing, since kernel_log, of what a failover must not cause.
 kernel_log() { in_guest 'dmesg -c' >kernel.log 2>&1; }
 kernel_is_content() {

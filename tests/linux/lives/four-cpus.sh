@@ -10,6 +10,7 @@ says "4 CPUs" '^4$' in_guest nproc
 says "2 disks" '^spare$' in_guest 'cat /sys/block/vdb/serial'
 says "randomness of the host" '^virtio_rng.0 32$' in_guest \
     'echo $(cat /sys/class/misc/hw_random/rng_current) $(head -c 32 /dev/hwrng | wc -c)'
+acpi_is_sound
 segments_travel_whole alpha
 protect beta alpha || return
 kernel_log
