@@ -94,7 +94,7 @@ segments_travel_whole() {
     set -- $(sed -n 's/.*"nics":\[{"tap":"tap-debian","sent_frames":\([0-9]*\),"sent_bytes":\([0-9]*\),"received_frames":\([0-9]*\),"received_bytes":\([0-9]*\).*/\1 \2 \3 \4/p' status.json) 1 0 1 0
     sent=$(($2 / $1))
     received=$(($4 / $3))
-    if [ "$sent" -gt 2000 ] && [ "$received" -gt 2000 ]; then
+    if [ "$sent" -gt 1514 ] && [ "$received" -gt 1514 ]; then
         ok "segments travel whole: $sent bytes a frame sent, $received received"
     else
         fail "segments travel whole: $sent bytes a frame sent, $received received" status.json
