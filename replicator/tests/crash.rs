@@ -90,7 +90,8 @@ fn a_guest_that_panics_is_failed_over_once() {
     assert!(pair.primary_ends(LIMIT).expect("known"), "it is to leave the guest to its standby");
     let mut alone = pair.ended().promote().expect("promoted");
     let count = panics(&alone.primary.status().expect("a status").crashes);
-    assert_eq!(count, 1, "what the primary had counted when it left");
+    // It goes on from a moment before, so that it may have panicked again by now.
+    assert!((1..=2).contains(&count), "{count} crashes: the primary had counted one when it left");
     let status = alone.primary.wait("the crash again", LIMIT, |status| panics(&status.crashes) == 2);
     assert_eq!(status.expect("it is booted anew here").role, Role::Primary);
 }
