@@ -33,6 +33,8 @@ const RESTLESS_RATE: u64 = 100_000;
 const TELLS: usize = 5;
 /// A page that is written to all the time may be met clean by chance, and is mended then.
 const ATTEMPTS: usize = 100;
+/// How often a page must be seen to change in a row.
+const LOOKS: usize = 5;
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -135,7 +137,7 @@ fn is_protected(status: &Status) -> bool {
 
 fn dirty_page(mut pair: Protected, site: &Site, probe: &Probe) -> Result<(Protected, Duration), MemoryError> {
     let tracee = Tracee::new(pair.primary.status()?.pid, MEMORY_MIB)?;
-    let page = tracee.find_page(|before, after| before != after)?;
+    let page = busy_page(&tracee)?;
     for _ in 0..ATTEMPTS {
         let _ = probe.progress().take_longest_gap();
         tracee.lose(page)?;
@@ -146,6 +148,27 @@ fn dirty_page(mut pair: Protected, site: &Site, probe: &Probe) -> Result<(Protec
         }
     }
     Err(MemoryError::Wrong(format!("page {page}, which the guest writes to, was mended {ATTEMPTS} times")))
+}
+
+/// A page that the guest writes to all the time: one that it writes to now and then is seldom dirty.
+fn busy_page(tracee: &Tracee) -> Result<u64, MemoryError> {
+    for _ in 0..ATTEMPTS {
+        let page = tracee.find_page(|before, after| before != after)?;
+        let mut looks = 0;
+        let mut last = tracee.read(page)?;
+        while looks < LOOKS {
+            std::thread::sleep(PAUSE);
+            let now = tracee.read(page)?;
+            if now == last {
+                break;
+            }
+            (looks, last) = (looks + 1, now);
+        }
+        if looks == LOOKS {
+            return Ok(page);
+        }
+    }
+    Err(MemoryError::Wrong("the guest writes to no page all the time".to_owned()))
 }
 
 /// A page that nobody has touched, on a node without a standby.
