@@ -8,6 +8,7 @@ use crate::error::ClusterError;
 use crate::report::Timings;
 
 const AGENT: &str = "/usr/lib/ocf/resource.d/kemari/guest";
+const WATCHER: &str = "/usr/lib/ocf/resource.d/kemari/health-mce";
 const CONFIG: &str = "config=/etc/kemari/web.toml";
 
 /// Commands that must succeed, with what they are about.
@@ -34,22 +35,41 @@ const MUST: [(&str, &str); 7] = [
     ),
 ];
 
+/// The same for the agent that runs the watcher of hardware errors.
+const WATCHER_MUST: [(&str, &str); 5] = [
+    (
+        "the watcher's metadata is valid",
+        "cd /usr/share/resource-agents && sh -c \"$WATCHER meta-data\" | xmllint --noout --valid -",
+    ),
+    (
+        "the watcher's metadata can be had by anybody",
+        "env -i PATH=/usr/bin:/bin setpriv --reuid 65534 --clear-groups $WATCHER meta-data | grep -q '</resource-agent>'",
+    ),
+    ("crm_resource validates the watcher", "crm_resource --validate --class ocf --provider kemari --agent health-mce"),
+    ("pcs describes the watcher", "pcs resource describe ocf:kemari:health-mce | grep -q config"),
+    ("ocf-tester of the watcher", "ocf-tester -n watcher $WATCHER"),
+];
+
 /// Commands that must be refused, with what they must say.
-const MUST_NOT: [(&str, &str); 6] = [
+const MUST_NOT: [(&str, &str); 8] = [
     ("env OCF_RESKEY_$CONFIG OCF_RESKEY_CRM_meta_on_node=gamma $AGENT validate-all", "gamma"),
     ("env OCF_RESKEY_$CONFIG OCF_RESKEY_unprotected=maybe $AGENT start", "maybe"),
     ("pcs resource create bad ocf:kemari:guest", "config"),
     ("pcs resource create bad ocf:kemari:guest $CONFIG nonsense=1", "nonsense"),
     ("crm_resource --validate --class ocf --provider kemari --agent guest --option config=/none", "none"),
     ("crm_resource --validate --class ocf --provider kemari --agent guest --option $CONFIG unprotected=maybe", "maybe"),
+    ("crm_resource --validate --class ocf --provider kemari --agent health-mce --option config=/none", "none"),
+    ("pcs resource create bad ocf:kemari:health-mce nonsense=1", "nonsense"),
 ];
 
 pub(super) fn gates(cluster: &Cluster, _: &mut Timings, _: usize) -> Result<String> {
+    super::hardware::configure(cluster, NodeName::Alpha)?;
     let node = cluster.node(NodeName::Alpha);
     let home = node.directory().display().to_string();
     node.sh("kemari-replicator create /etc/kemari/web.toml")?;
-    let prelude = format!("AGENT={AGENT}; CONFIG={CONFIG}; HOME_DIR={home}; export AGENT CONFIG;");
-    for (what, line) in MUST {
+    let prelude =
+        format!("AGENT={AGENT}; WATCHER={WATCHER}; CONFIG={CONFIG}; HOME_DIR={home}; export AGENT WATCHER CONFIG;");
+    for (what, line) in MUST.into_iter().chain(WATCHER_MUST) {
         node.sh(&format!("{prelude} {line}")).map_err(|error| ClusterError::Wrong(format!("{what}: {error}")))?;
     }
     for (line, word) in MUST_NOT {
@@ -62,5 +82,7 @@ pub(super) fn gates(cluster: &Cluster, _: &mut Timings, _: usize) -> Result<Stri
     // As if it had never been.
     node.sh("cibadmin --delete --xpath \"//cluster_property_set[@id='kemari']\"")?;
     node.sh(&format!("{AGENT} stop; rm -rf {home}/state/*",).replace(AGENT, &format!("OCF_RESKEY_{CONFIG} {AGENT}")))?;
-    Ok(format!("{} checks", MUST.len() + MUST_NOT.len()))
+    drop(node);
+    super::hardware::unconfigure(cluster, NodeName::Alpha)?;
+    Ok(format!("{} checks", MUST.len() + WATCHER_MUST.len() + MUST_NOT.len()))
 }

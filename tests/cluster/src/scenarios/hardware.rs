@@ -14,10 +14,15 @@ const LIMIT: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(1);
 /// Corrected errors of one DIMM that put it in doubt (the default is 10 in 24 h).
 const CORRECTED: u32 = 12;
-/// As captured (`tests/fixtures/mce/edac-ie31200-epyc-rasdaemon-ok.kmsg`).
-const CE: &str =
-    "EDAC MC0: 1 CE ie31200 CE on DIMM_P0_B1 (csrow:1 channel:0 page:0x0 offset:0x0 grain:8 syndrome:0x5a)";
-const UE: &str = "EDAC MC0: 1 UE ie31200 UE on DIMM_P0_D1 (csrow:3 channel:0 page:0x0 offset:0x0 grain:8)";
+/// A kernel's log as it was captured.
+const CAPTURED: &str = include_str!("../../../fixtures/mce/edac-ie31200-epyc-rasdaemon-ok.kmsg");
+
+/// The first that the captured kernel said of a kind of error: what follows the number and time of the record.
+fn captured(kind: &str) -> Result<&'static str> {
+    let said = CAPTURED.lines().filter_map(|line| line.split_once(';')).map(|(_, text)| text);
+    let mut edac = said.filter(|text| text.starts_with("EDAC MC0: ") && text.contains(kind));
+    edac.next().ok_or_else(|| ClusterError::Wrong(format!("the captured log has no {kind}")))
+}
 
 pub(super) fn memory_fails(cluster: &Cluster, timings: &mut Timings, repeat: usize) -> Result<String> {
     NODES.into_iter().try_for_each(|name| configure(cluster, name))?;
@@ -25,13 +30,13 @@ pub(super) fn memory_fails(cluster: &Cluster, timings: &mut Timings, repeat: usi
     super::examples::example(cluster, "health-mce.sh demote")?;
     for _ in 0..repeat {
         let primary = setup::primary(cluster)?;
-        (0..CORRECTED).try_for_each(|_| kernel_says(cluster, primary, CE))?;
+        (0..CORRECTED).try_for_each(|_| kernel_says(cluster, primary, captured(" CE ")?))?;
         becomes(cluster, primary, "yellow")?;
         if cluster.primary() != Some(primary) {
             return Err(ClusterError::Wrong("corrected errors have moved the guest".to_owned()));
         }
         let begun = Instant::now();
-        kernel_says(cluster, primary, UE)?;
+        kernel_says(cluster, primary, captured(" UE ")?)?;
         while cluster.primary() != Some(primary.peer()) {
             if begun.elapsed() > LIMIT {
                 return Err(ClusterError::TooLong {
@@ -53,8 +58,30 @@ pub(super) fn memory_fails(cluster: &Cluster, timings: &mut Timings, repeat: usi
     Ok(format!("{} entries", ledger.close(cluster)?))
 }
 
+/// The same where everything leaves the node: the guest runs unprotected until an operator says that it is well.
+pub(super) fn memory_fails_migrate(cluster: &Cluster, _: &mut Timings, _: usize) -> Result<String> {
+    NODES.into_iter().try_for_each(|name| configure(cluster, name))?;
+    let ledger = Ledger::open(34)?;
+    super::examples::example(cluster, "health-mce.sh migrate")?;
+    let primary = setup::primary(cluster)?;
+    becomes(cluster, primary, "green")?;
+    kernel_says(cluster, primary, captured(" UE ")?)?;
+    cluster.wait("for the guest to leave the node", LIMIT, |cluster| Ok(cluster.primary() == Some(primary.peer())))?;
+    cluster.wait("for its standby to leave it, too", LIMIT, |cluster| Ok(cluster.statuses().len() == 1))?;
+    ledger.wait_for_answers(LIMIT)?;
+    becomes(cluster, primary, "red")?;
+    cluster.node(primary).sh("kemari-mce-monitor clear")?;
+    setup::protected(cluster, LIMIT)?;
+    setup::agrees(cluster)?;
+    cluster.sh(
+        "pcs resource delete --force health-mce && pcs property set node-health-strategy=none && crm_resource --wait",
+    )?;
+    NODES.into_iter().try_for_each(|name| unconfigure(cluster, name))?;
+    Ok(format!("{} entries", ledger.close(cluster)?))
+}
+
 /// A monitor whose kernel is a FIFO.
-fn configure(cluster: &Cluster, name: NodeName) -> Result<()> {
+pub(super) fn configure(cluster: &Cluster, name: NodeName) -> Result<()> {
     let node = cluster.node(name);
     let place = node.directory().join("hardware");
     let place = place.display();
@@ -89,10 +116,11 @@ fn becomes(cluster: &Cluster, name: NodeName, colour: &str) -> Result<()> {
 fn forget(cluster: &Cluster) -> Result<()> {
     cluster.sh("pcs resource delete --force health-mce && crm_resource --wait")?;
     super::examples::forget_health_rules(cluster)?;
-    for name in NODES {
-        let node = cluster.node(name);
-        let place = node.directory().join("hardware");
-        node.sh(&format!("rm -rf {} /etc/kemari/mce-monitor.toml", place.display()))?;
-    }
-    Ok(())
+    NODES.into_iter().try_for_each(|name| unconfigure(cluster, name))
+}
+
+pub(super) fn unconfigure(cluster: &Cluster, name: NodeName) -> Result<()> {
+    let node = cluster.node(name);
+    let place = node.directory().join("hardware");
+    node.sh(&format!("rm -rf {} /etc/kemari/mce-monitor.toml", place.display())).map(drop)
 }

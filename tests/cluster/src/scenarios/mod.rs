@@ -43,7 +43,7 @@ const fn scenario(name: &'static str, about: &'static str, play: Play) -> Scenar
 
 /// All of them, in the order in which they are played.
 pub(crate) const ALL: &[Scenario] = &[
-    scenario("gates", "ocf-tester, ocft, xmllint, crm_resource and pcs on the agent", Play::Bare(gates::gates)),
+    scenario("gates", "ocf-tester, ocft, xmllint, crm_resource and pcs on the agents", Play::Bare(gates::gates)),
     scenario("floor", "the same events with ocf:pacemaker:Stateful", Play::Bare(floor::measure)),
     scenario("readme", "from two bare nodes to a protected guest and a manual failover", Play::Bare(examples::readme)),
     scenario("primary-killed", "kill -9 of the primary replicator", Play::Guest(losses::primary_killed)),
@@ -101,6 +101,11 @@ pub(crate) const ALL: &[Scenario] = &[
         "memory-fails",
         "pcs-examples: health-mce.sh; corrected errors, then an uncorrected one",
         Play::Guest(hardware::memory_fails),
+    ),
+    scenario(
+        "memory-fails-migrate",
+        "pcs-examples: health-mce.sh migrate; everything leaves the node",
+        Play::Guest(hardware::memory_fails_migrate),
     ),
     scenario("maintenance", "pcs-examples: maintenance.sh", Play::Guest(examples::maintenance)),
     scenario("replace-node", "pcs-examples: fencing.sh and replace-node.sh", Play::Guest(examples::replace_node)),
