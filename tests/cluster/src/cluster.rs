@@ -179,13 +179,14 @@ pub(crate) fn lock(machine: &Mutex<Machine>) -> MutexGuard<'_, Machine> {
 /// The guest's kernel, disk and key.
 fn prepare_guest(root: &Path, programs: &Programs) -> Result<(), ClusterError> {
     fs::write(root.join("guest.elf"), kemari_guest_image::ELF).map_err(io("write the guest's kernel"))?;
-    renew_disk(root)?;
+    empty_disk(root)?;
     run("the host", Command::new(&programs.replicator).arg("keygen").arg(root.join("key"))).map(drop)
 }
 
-/// An empty disk.
-fn renew_disk(root: &Path) -> Result<(), ClusterError> {
-    let disk = File::create(root.join("disk")).and_then(|disk| disk.set_len(64 << 20));
+/// An empty disk, with room for half a million entries: one ledger serves all scenarios, which on a fast machine append
+/// some 150,000.
+fn empty_disk(root: &Path) -> Result<(), ClusterError> {
+    let disk = File::create(root.join("disk")).and_then(|disk| disk.set_len(256 << 20));
     disk.map_err(io("make the disk"))
 }
 
