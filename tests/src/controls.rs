@@ -103,5 +103,5 @@ fn options(binary: PathBuf, mode: ReplicationMode, seed: u64, bug: Bug) -> Round
     // A checkpoint must be long on its way for a kill to find it there, and for reads to overtake the writes that wait for it.
     let travels = matches!(bug, Bug::AckBeforeVerify | Bug::PromotePartial | Bug::RewindAvail);
     let (dirty_pages, dirty_rate) = if travels { (2048, 400_000) } else { (round.dirty_pages, round.dirty_rate) };
-    RoundOptions { aims, bystander: bug == Bug::AnswerWriteEarly, dirty_pages, dirty_rate, ..round }
+    RoundOptions { aims, move_every: None, bystander: bug == Bug::AnswerWriteEarly, dirty_pages, dirty_rate, ..round }
 }

@@ -45,17 +45,19 @@ pub(crate) fn round(outcome: &Outcome, json: bool) -> io::Result<()> {
     }
     writeln!(out, "entries acknowledged        {:>8}", outcome.entries)?;
     writeln!(out, "counters answered by UDP    {:>8}", outcome.counters)?;
-    for (name, figure) in [
-        ("promotion", (|kill| kill.promotion_us) as fn(&Kill) -> u64),
-        ("outage", |kill| kill.outage_us),
-        ("resync", |kill| kill.resync_us),
+    let of_kills = |figure: fn(&Kill) -> u64| outcome.kills.iter().map(figure).collect();
+    for (name, mut sorted) in [
+        ("promotion", of_kills(|kill| kill.promotion_us)),
+        ("outage", of_kills(|kill| kill.outage_us)),
+        ("resync", of_kills(|kill| kill.resync_us)),
+        ("planned move", outcome.moves_us.clone()),
     ] {
-        let mut sorted: Vec<u64> = outcome.kills.iter().map(figure).collect();
         sorted.sort_unstable();
         if let (Some(worst), Some(median)) = (sorted.last(), sorted.get(sorted.len() / 2)) {
             writeln!(
                 out,
-                "{name:<12} median {:>7.1} ms, longest {:>7.1} ms",
+                "{name:<12} {:>4} times, median {:>7.1} ms, longest {:>7.1} ms",
+                sorted.len(),
                 *median as f64 / 1e3,
                 *worst as f64 / 1e3
             )?;

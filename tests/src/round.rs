@@ -23,6 +23,8 @@ const BYSTANDER_WINDOW: usize = 16;
 const PAUSE: Duration = Duration::from_millis(5);
 /// Between two datagrams.
 const PROBE_PAUSE: Duration = Duration::from_micros(500);
+/// One kill in so many comes just after a planned move, when the roles were swapped and no process is new.
+const MOVE_EVERY: usize = 4;
 /// Time between two looks at something waited for.
 const TICK: Duration = Duration::from_millis(2);
 
@@ -41,6 +43,8 @@ pub(crate) struct RoundOptions {
     pub(crate) kills: u32,
     /// The aims of the kills, over and over.
     pub(crate) aims: &'static [Aim],
+    /// The guest is moved as planned before each kill whose number this divides.
+    pub(crate) move_every: Option<usize>,
     /// Load before a kill, ms.
     pub(crate) load_ms: std::ops::Range<u64>,
     /// TCP clients.
@@ -71,6 +75,7 @@ impl RoundOptions {
             seed,
             kills,
             aims: &[Anywhere, Transfer, DiskWrite, Held, Anywhere, Uncommitted, Transfer, DiskWrite, Held, Anywhere],
+            move_every: Some(MOVE_EVERY),
             load_ms: 100..500,
             clients: 3,
             patience: Duration::from_secs(15),
@@ -106,6 +111,8 @@ pub(crate) struct Outcome {
     pub(crate) wanted: u32,
     /// Kills survived.
     pub(crate) kills: Vec<Kill>,
+    /// How long clients waited for an answer at each planned move, µs.
+    pub(crate) moves_us: Vec<u64>,
     /// Entries acknowledged to the clients.
     pub(crate) entries: usize,
     /// Answers to the UDP client.
@@ -120,8 +127,8 @@ pub(crate) struct Outcome {
 impl Outcome {
     /// Nothing has happened yet.
     pub(crate) fn new(seed: u64, wanted: u32) -> Outcome {
-        let (kills, findings, logs) = (Vec::new(), Vec::new(), String::new());
-        Outcome { seed, wanted, kills, entries: 0, counters: 0, findings, logs }
+        let (kills, moves_us, findings, logs) = (Vec::new(), Vec::new(), Vec::new(), String::new());
+        Outcome { seed, wanted, kills, moves_us, entries: 0, counters: 0, findings, logs }
     }
 
     /// Whether nobody could tell, in enough kills of each kind.
@@ -230,6 +237,9 @@ impl Round<'_> {
         }
         for _ in 0..self.options.kills {
             let number = outcome.kills.len() + 1;
+            if self.options.move_every.is_some_and(|every| number.is_multiple_of(every)) {
+                pair = self.hand_over(pair, outcome)?;
+            }
             let (next, kill) = self.kill(number, pair)?;
             tell(&kill);
             outcome.kills.push(kill);
@@ -244,6 +254,22 @@ impl Round<'_> {
         Load::start(options, Arc::clone(&self.witness))
     }
 
+    /// Moves the guest to the standby, which is protected by the old primary from then on.
+    fn hand_over(&mut self, pair: Protected, outcome: &mut Outcome) -> Result<Protected, Finding> {
+        self.forget_gaps();
+        let shown = self.disk.read(self.checked_index)?;
+        let pair = pair.hand_over()?;
+        outcome.moves_us.push(self.wait_for_answers()?.as_micros() as u64);
+        self.check_disk(&shown)?;
+        Ok(pair)
+    }
+
+    fn forget_gaps(&self) {
+        for load in &self.loads {
+            let _ = load.progress().take_longest_gap();
+        }
+    }
+
     fn kill(&mut self, number: usize, mut pair: Protected) -> Result<(Protected, Kill), Finding> {
         let bystander =
             if self.options.bystander { Some(self.connect(BYSTANDER_WINDOW, Duration::ZERO)?) } else { None };
@@ -251,9 +277,7 @@ impl Round<'_> {
         self.check_clients()?;
         let aim = self.options.aims[(number - 1) % self.options.aims.len()];
         let evidence = aim.take(&mut pair.primary, &mut self.random)?;
-        for load in &self.loads {
-            let _ = load.progress().take_longest_gap();
-        }
+        self.forget_gaps();
         let node = pair.primary.name().as_str();
         let begun = Instant::now();
         let survivor = pair.kill_primary()?;

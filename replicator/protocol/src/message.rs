@@ -150,10 +150,8 @@ pub struct Offer {
     pub generation: Generation,
     /// Whether its gate is open by consent: what it released is covered by no image that the standby holds.
     pub unprotected: bool,
-    /// How often it sends something, in milliseconds.
+    /// How often it sends something, in milliseconds: the other side's patience must be longer.
     pub heartbeat_ms: u32,
-    /// Silence it accepts, in milliseconds.
-    pub peer_timeout_ms: u32,
 }
 
 /// See [`Message::Select`].
@@ -167,10 +165,8 @@ pub struct Select {
     pub image: Option<Image>,
     /// Whether it has rehearsed a checkpoint of that image's generation.
     pub rehearsed: bool,
-    /// How often it sends something, in milliseconds.
+    /// How often it sends something, in milliseconds: the other side's patience must be longer.
     pub heartbeat_ms: u32,
-    /// Silence it accepts, in milliseconds.
-    pub peer_timeout_ms: u32,
 }
 
 /// See [`Message::Refuse`].
@@ -195,8 +191,6 @@ pub struct Manifest {
     pub state_bytes: u64,
     /// Whether it was cut while the gate was open, so that the outside may know more than it holds.
     pub unprotected: bool,
-    /// Whether the guest stays paused after it: the final checkpoint of a handover.
-    pub last: bool,
 }
 
 /// What a primary does about an [`Offer`] that it finds on its listening socket.

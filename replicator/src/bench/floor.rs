@@ -18,6 +18,7 @@ pub(super) struct Floors {
     pub(super) stream_gb_s: f64,
     memcpy_us: [f64; PAGES.len()],
     round_trip_us: [f64; PAGES.len()],
+    pub(super) write_through_us: f64,
     pub(super) kick_us: f64,
     pub(super) reentry_us: f64,
     pub(super) state_read_us: f64,
@@ -84,7 +85,7 @@ mod tests {
     #[test]
     fn what_the_program_prints_is_understood() {
         let line = r#"{"msrs":41,"memcpy_gb_s":6.5,"stream_gb_s":1.4,"memcpy_us":[0.1,1,2,3],"round_trip_us":[10,20,30,40],
-            "kick_us":60,"reentry_us":50,"state_read_us":80,
+            "write_through_us":250,"kick_us":60,"reentry_us":50,"state_read_us":80,
             "machines":[{"mib":64,"dirty_log_us":2,"restore_us":70,"first_entry_us":100}]}"#;
         let floors: Floors = serde_json::from_str(line).expect("the program's output");
         assert_eq!(floors.pause_us(64, 16), Some(60.0 + 80.0 + 2.0 + 1.0 + 50.0));

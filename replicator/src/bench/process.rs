@@ -38,6 +38,17 @@ impl Process {
         Ok(Duration::from_nanos(total))
     }
 
+    /// TCP segments that have been sent in its network namespace (`OutSegs` of RFC 4022).
+    pub(super) fn tcp_segments(self) -> Result<u64, BenchError> {
+        let path = self.file("net/snmp");
+        let text = read(&path)?;
+        // A line of names, and one of values.
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+        let (names, values) = lines.next().zip(lines.next()).ok_or_else(|| unexpected(&path))?;
+        let sent = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "OutSegs");
+        sent.and_then(|(_, value)| value.parse().ok()).ok_or_else(|| unexpected(&path))
+    }
+
     /// The memory of the guest of `mib` MiB that it has: its only mapping of just that size.
     pub(super) fn guest_memory(self, mib: u64) -> Result<GuestMemory, BenchError> {
         let maps = self.file("maps");
@@ -103,6 +114,10 @@ mod tests {
         let this = Process(std::process::id());
         assert!(this.peak_mib().expect("memory") > 1.0);
         assert!(this.cpu_time().expect("CPU time") > Duration::ZERO);
+        let before = this.tcp_segments().expect("segments");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let _connection = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
+        assert!(this.tcp_segments().expect("segments") >= before + 3, "a connection begins with three");
     }
 
     #[test]

@@ -40,6 +40,11 @@ struct Promotion {
 /// Measures it.
 pub(super) fn measure(bench: &mut Bench) -> Result<(), BenchError> {
     let guests = &GUESTS_MIB[..bench.effort(3, 2)];
+    let record = Row::new(
+        "of that, the grant on stable storage (the floor's own write)",
+        Unit::Us,
+        bench.floors.write_through_us,
+    );
     let (mut promotions, mut smallest) = (Vec::new(), None);
     for &mib in guests {
         let times = promote(bench, mib)?;
@@ -54,6 +59,7 @@ pub(super) fn measure(bench: &mut Bench) -> Result<(), BenchError> {
             promotions.push(relative.beside(Some(against)).aiming(Target::TimesAtMost(SIZE_TARGET)));
         }
     }
+    promotions.push(record);
     bench.add("promotion, from the command, after a SIGKILL of the primary", promotions)
 }
 

@@ -8,6 +8,7 @@ mod kvm;
 mod memory;
 mod report;
 mod sample;
+mod storage;
 mod tcp;
 
 use std::process::ExitCode;
@@ -39,6 +40,7 @@ struct Floors {
     /// The same: that many pages and a header there, a header back.
     round_trip_us: Vec<f64>,
     stream_gb_s: f64,
+    write_through_us: f64,
     kick_us: f64,
     reentry_us: f64,
     state_read_us: f64,
@@ -55,6 +57,7 @@ impl Floors {
             memcpy_us: PAGES.map(|pages| memory::copy_us(pages, effort)).to_vec(),
             round_trip_us: PAGES.iter().map(|pages| tcp::round_trip_us(*pages, effort)).collect::<Result<_, _>>()?,
             stream_gb_s: tcp::stream_gb_s(effort)?,
+            write_through_us: storage::write_through_us(effort)?,
             kick_us: exits.kick_us,
             reentry_us: exits.reentry_us,
             state_read_us: exits.state_read_us,

@@ -23,6 +23,7 @@ pub(crate) fn text(floors: &Floors) -> String {
     let writes = WRITES.map(|ioctl| ioctl.name.trim_start_matches("KVM_SET_")).join(" ");
     let msrs = floors.msrs;
     rows.extend([
+        ("write through".to_owned(), us(floors.write_through_us), "pwrite of 4096 bytes with O_DSYNC".to_owned()),
         ("kick".to_owned(), us(floors.kick_us), "pthread_kill to KVM_RUN's return".to_owned()),
         ("re-entry".to_owned(), us(floors.reentry_us), "KVM_RUN to the guest's first store".to_owned()),
         ("state read".to_owned(), us(floors.state_read_us), format!("KVM_GET_: {reads} (3 irqchips, {msrs} MSRs)")),
@@ -63,13 +64,14 @@ pub(crate) fn json(floors: &Floors) -> String {
     format!(
         concat!(
             r#"{{"msrs":{},"memcpy_gb_s":{:.3},"stream_gb_s":{:.3},"memcpy_us":[{}],"round_trip_us":[{}],"#,
-            r#""kick_us":{:.3},"reentry_us":{:.3},"state_read_us":{:.3},"machines":[{}]}}"#
+            r#""write_through_us":{:.3},"kick_us":{:.3},"reentry_us":{:.3},"state_read_us":{:.3},"machines":[{}]}}"#
         ),
         floors.msrs,
         floors.memcpy_gb_s,
         floors.stream_gb_s,
         list(&floors.memcpy_us),
         list(&floors.round_trip_us),
+        floors.write_through_us,
         floors.kick_us,
         floors.reentry_us,
         floors.state_read_us,

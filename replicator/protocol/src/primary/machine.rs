@@ -103,7 +103,6 @@ impl Primary {
             generation: self.generation,
             unprotected: self.gate_open || self.uncovered,
             heartbeat_ms: self.config.heartbeat.as_millis() as u32,
-            peer_timeout_ms: self.config.peer_timeout.as_millis() as u32,
         }));
     }
 
@@ -279,7 +278,7 @@ impl Primary {
     }
 
     fn selected(&mut self, now: Instant, select: Select) -> Result<(), Violation> {
-        let Select { version, node, image, rehearsed, heartbeat_ms, peer_timeout_ms: _ } = select;
+        let Select { version, node, image, rehearsed, heartbeat_ms } = select;
         let supported = Versions::SUPPORTED;
         if !(supported.oldest..=supported.newest).contains(&version) {
             return Err(Violation::Version { version });

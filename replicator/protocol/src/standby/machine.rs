@@ -25,7 +25,7 @@ enum Stage {
     /// The primary's offer is awaited.
     Greeting,
     /// The driver makes the primary's generation durable.
-    Adopting(Generation),
+    Adopting { generation: Generation, version: u16 },
     /// Replication is on its way.
     Open(Generation),
 }
@@ -35,7 +35,7 @@ impl Stage {
         match self {
             Stage::Alone => "no link was up",
             Stage::Greeting => "an offer was awaited",
-            Stage::Adopting(_) => "the offer was being answered",
+            Stage::Adopting { .. } => "the offer was being answered",
             Stage::Open(_) => "checkpoints were awaited",
         }
     }
@@ -171,8 +171,10 @@ impl Standby {
     /// The generation of [`Event::AdoptGeneration`] is on stable storage.
     pub fn adopted(&mut self, _now: Instant, generation: Generation) {
         self.generation = Some(generation);
-        if self.stage == Stage::Adopting(generation) {
-            self.select(generation);
+        if let Stage::Adopting { generation: offered, version } = self.stage
+            && offered == generation
+        {
+            self.select(generation, version);
         }
     }
 
@@ -226,7 +228,7 @@ impl Standby {
         let phase = match &self.stage {
             _ if self.freeze.is_some() => Phase::Frozen,
             Stage::Alone => Phase::Alone,
-            Stage::Greeting | Stage::Adopting(_) => Phase::Greeting,
+            Stage::Greeting | Stage::Adopting { .. } => Phase::Greeting,
             Stage::Open(_) if promotable.is_ok() => Phase::InSync,
             Stage::Open(_) => Phase::Syncing,
         };

@@ -98,7 +98,7 @@ mod tests {
 
     fn manifest(pages: u64, state_bytes: u64) -> Manifest {
         let image = Image { generation: Generation { number: 1, id: 1 }, epoch: Epoch::FIRST, checksum: 0 };
-        Manifest { image, onto: None, pages, state_bytes, unprotected: false, last: false }
+        Manifest { image, onto: None, pages, state_bytes, unprotected: false }
     }
 
     fn staged(pages: u64, state_bytes: u64) -> Staged {

@@ -51,8 +51,8 @@ fn chunk() -> impl Strategy<Value = Chunk> {
 
 fn offer() -> impl Strategy<Value = Offer> {
     let versions = (any::<u16>(), any::<u16>()).prop_map(|(oldest, newest)| Versions { oldest, newest });
-    (versions, name(), identity(), any::<u64>(), generation(), any::<bool>(), any::<u32>(), any::<u32>()).prop_map(
-        |(versions, node, identity, pages, generation, unprotected, heartbeat_ms, peer_timeout_ms)| Offer {
+    (versions, name(), identity(), any::<u64>(), generation(), any::<bool>(), any::<u32>()).prop_map(
+        |(versions, node, identity, pages, generation, unprotected, heartbeat_ms)| Offer {
             versions,
             node,
             identity,
@@ -60,34 +60,19 @@ fn offer() -> impl Strategy<Value = Offer> {
             generation,
             unprotected,
             heartbeat_ms,
-            peer_timeout_ms,
         },
     )
 }
 
 fn select() -> impl Strategy<Value = Select> {
-    (any::<u16>(), name(), prop::option::of(image()), any::<bool>(), any::<u32>(), any::<u32>()).prop_map(
-        |(version, node, image, rehearsed, heartbeat_ms, peer_timeout_ms)| Select {
-            version,
-            node,
-            image,
-            rehearsed,
-            heartbeat_ms,
-            peer_timeout_ms,
-        },
+    (any::<u16>(), name(), prop::option::of(image()), any::<bool>(), any::<u32>()).prop_map(
+        |(version, node, image, rehearsed, heartbeat_ms)| Select { version, node, image, rehearsed, heartbeat_ms },
     )
 }
 
 fn manifest() -> impl Strategy<Value = Manifest> {
-    (image(), prop::option::of(image()), any::<u64>(), any::<u64>(), any::<bool>(), any::<bool>()).prop_map(
-        |(image, onto, pages, state_bytes, unprotected, last)| Manifest {
-            image,
-            onto,
-            pages,
-            state_bytes,
-            unprotected,
-            last,
-        },
+    (image(), prop::option::of(image()), any::<u64>(), any::<u64>(), any::<bool>()).prop_map(
+        |(image, onto, pages, state_bytes, unprotected)| Manifest { image, onto, pages, state_bytes, unprotected },
     )
 }
 

@@ -268,7 +268,6 @@ fn refusal(spoil: impl FnOnce(&mut Offer)) -> String {
         generation: Generation { number: 2, id: 22 },
         unprotected: false,
         heartbeat_ms: 100,
-        peer_timeout_ms: 500,
     };
     spoil(&mut offer);
     let mut standby = Standby::new(config("beta", "1"), None, None).expect("a good configuration");

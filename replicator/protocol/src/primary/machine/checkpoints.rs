@@ -103,7 +103,6 @@ impl Primary {
             pages: runs.iter().map(|run| run.count).sum(),
             state_bytes: state.len() as u64,
             unprotected: self.gate_open,
-            last,
         }));
         for chunk in chunks {
             self.count(&chunk);
