@@ -23,13 +23,18 @@ says "a disk is one by whatever name" "disk.1..path = \"$dir/alias\": .*the same
     odd "s|^\[console\]|[[disk]]\npath = \"$dir/alias\"\nserial = \"alias\"\n[console]|"
 says "promotion before creation is refused" 'is the replicator running' ask alpha promote
 says "create names the node" 'guest web created' "$replicator" create "$dir/alpha.toml"
+sed -i "s|^kernel.*|kernel = \"$dir/guest.elf\"|" "$dir/alpha.toml"
+cp "$guest" "$dir/guest.elf"
 says "create works once" 'exists' "$replicator" create "$dir/alpha.toml"
 start alpha
 says "check knows the replicator that runs" 'in use by this guest' "$replicator" check "$dir/alpha.toml"
 says "a busy port is refused by name" 'link.listen' odd "s|^state_dir.*|state_dir = \"$dir/odd.state\"|; s|^control.*|control = \"$dir/odd.sock\"|"
 sleep 60 | ask alpha console >"$dir/console.out" 2>&1 &
 pid[console]=$!
-says "the guest boots" 'the guest boots here' ask alpha promote
+mv "$dir/guest.elf" "$dir/elsewhere.elf"
+says "a kernel that is gone when the guest is to boot" 'not booted: guest.kernel.*No such file.*--cold-boot' ask alpha promote
+mv "$dir/elsewhere.elf" "$dir/guest.elf"
+says "the guest boots when it is back" 'the guest boots here' ask alpha promote --cold-boot
 
 configure beta 7042 7041 128 key
 start beta

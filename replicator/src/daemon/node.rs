@@ -224,7 +224,17 @@ impl Node {
     fn boot(&mut self, ticket: Ticket, grant: Grant) -> Result<(), DaemonError> {
         let generation = grant.generation();
         self.part_from_primary();
-        self.host.machine.boot()?;
+        if let Err(error) = self.host.machine.boot() {
+            let error = DaemonError::of_machine(error, &self.host.config);
+            self.become_standby(None)?;
+            let reason = format!(
+                "not booted: {error}. Generation {generation} has no guest; once that is mended, boot it with \
+                 `promote --cold-boot`"
+            );
+            self.host.news.emit("boot-failed", &reason);
+            self.host.news.refuse(ticket, reason);
+            return Ok(());
+        }
         self.host.ledger = Ledger::default();
         self.become_primary(grant, None)?;
         self.host.news.emit("primary", &format!("the guest boots; generation {generation}"));
