@@ -6,8 +6,8 @@ use std::sync::Arc;
 use kemari_core::Released;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::Output;
 use crate::block::DiskFault;
+use crate::{Kind, Output};
 
 /// Which device of a machine. The machine gives the numbers; they must be the same on both nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -155,17 +155,8 @@ pub trait Device: Send {
         0
     }
 
-    /// The kind of device, naming its saved state: "net", "disk", "rng", "serial", "i8042", "power", "pvpanic"
-    /// or "watchdog".
-    fn kind(&self) -> &'static str;
-
-    /// Why a failover does no harm to what goes on between the guest and this device: what happened since the last checkpoint is
-    /// undone, and happens again, perhaps otherwise, and nobody may be able to tell. A device for which there is no such reason has no
-    /// place in a machine.
-    fn replay(&self) -> &'static str;
-
-    /// The version of what [`save`](Device::save) writes.
-    fn state_version(&self) -> u16;
+    /// What it has in common with every device of its kind.
+    fn kind(&self) -> &'static Kind;
 
     /// Appends the state of both sides to `into`. Only while the vCPUs are paused.
     fn save(&self, into: &mut Vec<u8>);
@@ -175,30 +166,4 @@ pub trait Device: Send {
     /// # Errors
     /// State is untrusted: what does not fit this device or the guest's memory changes nothing.
     fn load(&mut self, version: u16, state: &[u8]) -> Result<(), StateError>;
-}
-
-/// Appends saved state to `into`.
-pub(crate) fn encode(state: &impl serde::Serialize, into: &mut Vec<u8>) {
-    match postcard::to_extend(state, std::mem::take(into)) {
-        Ok(bytes) => *into = bytes,
-        // Plain data into a vector: postcard has nothing to fail at. What is missing is refused by `decode`.
-        Err(error) => log::error!("state cannot be saved: {error}"),
-    }
-}
-
-/// The opposite of [`encode`], for state that has all of `bytes` to itself.
-pub(crate) fn decode<T: serde::de::DeserializeOwned>(
-    kind: &'static str,
-    known: u16,
-    version: u16,
-    bytes: &[u8],
-) -> Result<T, StateError> {
-    if version != known {
-        return Err(StateError::Version { kind, version, known });
-    }
-    match postcard::take_from_bytes(bytes) {
-        Ok((state, [])) => Ok(state),
-        Ok(_) => Err(StateError::Invalid { kind, what: "bytes follow it".to_owned() }),
-        Err(source) => Err(StateError::Encoding { kind, source }),
-    }
 }

@@ -13,12 +13,13 @@ use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bank::Bank;
-use crate::device::{decode, encode};
-use crate::{BusDevice, Device, DeviceEvent, DeviceId, Output, Source, SourceId, StateError};
+use crate::{BusDevice, Device, DeviceEvent, DeviceId, Kind, Output, Source, SourceId, StateError};
 
-pub(crate) const KIND: &str = "i8042";
-pub(crate) const REPLAY: &str = "all of it is in the saved state. A reset that it asks for is asked for again.";
-const STATE_VERSION: u16 = 1;
+pub(crate) static KIND: Kind = Kind {
+    name: "i8042",
+    state_version: 1,
+    replay: "all of it is in the saved state. A reset that it asks for is asked for again.",
+};
 
 const DATA: u64 = 0;
 const COMMAND: u64 = 4;
@@ -337,27 +338,19 @@ impl Device for I8042 {
         self.started = false;
     }
 
-    fn kind(&self) -> &'static str {
-        KIND
-    }
-
-    fn replay(&self) -> &'static str {
-        REPLAY
-    }
-
-    fn state_version(&self) -> u16 {
-        STATE_VERSION
+    fn kind(&self) -> &'static Kind {
+        &KIND
     }
 
     fn save(&self, into: &mut Vec<u8>) {
-        encode(&*self.bank.lock(), into);
+        KIND.encode(&*self.bank.lock(), into);
     }
 
     fn load(&mut self, version: u16, state: &[u8]) -> Result<(), StateError> {
-        let registers: Registers = decode(KIND, STATE_VERSION, version, state)?;
+        let registers: Registers = KIND.decode(version, state)?;
         if registers.keyboard.len() > KEYBOARD_BYTES_MAX {
             let what = format!("{} bytes typed, where {KEYBOARD_BYTES_MAX} fit", registers.keyboard.len());
-            return Err(StateError::Invalid { kind: KIND, what });
+            return Err(KIND.invalid(what));
         }
         self.started = false;
         *self.bank.lock() = registers;

@@ -14,6 +14,7 @@ mod bank;
 mod block;
 mod device;
 mod i8042;
+mod kind;
 mod net;
 mod output;
 mod power;
@@ -28,6 +29,7 @@ pub use block::{
 };
 pub use device::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Source, SourceId, StateError};
 pub use i8042::I8042;
+pub use kind::Kind;
 pub use net::{Net, NetError, NetOptions, NetStats, is_tap_name};
 pub use output::{Output, OutputKind};
 pub use power::PowerManagement;
@@ -37,17 +39,9 @@ pub use serial::{ConsoleStats, Serial, Sink, SinkError};
 pub use virtio::{MMIO_BYTES, QUEUE_NOTIFY};
 pub use watchdog::Watchdog;
 
-/// The devices that a guest may have: each by its kind, and why it is [safe](Device::replay) to do again what it did.
-pub const ALLOWED: [(&str, &str); 8] = [
-    (net::KIND, net::REPLAY),
-    (block::KIND, block::REPLAY),
-    (serial::KIND, serial::REPLAY),
-    (rng::KIND, rng::REPLAY),
-    (i8042::KIND, i8042::REPLAY),
-    (power::KIND, power::REPLAY),
-    (pvpanic::KIND, pvpanic::REPLAY),
-    (watchdog::KIND, watchdog::REPLAY),
-];
+/// The kinds of devices that a guest may have.
+pub static ALLOWED: [&Kind; 8] =
+    [&net::KIND, &block::KIND, &serial::KIND, &rng::KIND, &i8042::KIND, &power::KIND, &pvpanic::KIND, &watchdog::KIND];
 
 /// Guest memory. Every write to it from here goes through vm-memory, so that its bitmap knows the page is dirty.
 pub type Memory = vm_memory::GuestMemoryMmap<vm_memory::bitmap::AtomicBitmap>;

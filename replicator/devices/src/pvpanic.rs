@@ -10,13 +10,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::bank::Bank;
-use crate::device::{decode, encode};
-use crate::{BusDevice, Device, DeviceEvent, DeviceId, Output, Source, SourceId, StateError};
+use crate::{BusDevice, Device, DeviceEvent, DeviceId, Kind, Output, Source, SourceId, StateError};
 
-pub(crate) const KIND: &str = "pvpanic";
-pub(crate) const REPLAY: &str =
-    "all of it is in the saved state. A panic after the last checkpoint has not happened yet.";
-const STATE_VERSION: u16 = 1;
+pub(crate) static KIND: Kind = Kind {
+    name: "pvpanic",
+    state_version: 1,
+    replay: "all of it is in the saved state. A panic after the last checkpoint has not happened yet.",
+};
 
 /// The kernel has panicked.
 const PANICKED: u8 = 1 << 0;
@@ -109,26 +109,18 @@ impl Device for Pvpanic {
         self.started = false;
     }
 
-    fn kind(&self) -> &'static str {
-        KIND
-    }
-
-    fn replay(&self) -> &'static str {
-        REPLAY
-    }
-
-    fn state_version(&self) -> u16 {
-        STATE_VERSION
+    fn kind(&self) -> &'static Kind {
+        &KIND
     }
 
     fn save(&self, into: &mut Vec<u8>) {
-        encode(&*self.bank.lock(), into);
+        KIND.encode(&*self.bank.lock(), into);
     }
 
     fn load(&mut self, version: u16, state: &[u8]) -> Result<(), StateError> {
-        let registers: Registers = decode(KIND, STATE_VERSION, version, state)?;
+        let registers: Registers = KIND.decode(version, state)?;
         if registers.happened & !EVENTS != 0 {
-            return Err(StateError::Invalid { kind: KIND, what: format!("events {:#x}", registers.happened) });
+            return Err(KIND.invalid(format!("events {:#x}", registers.happened)));
         }
         self.stop();
         *self.bank.lock() = registers;

@@ -12,14 +12,15 @@ use std::sync::Arc;
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::device::{decode, encode};
 use crate::virtio::{Chain, Model, Transport, TransportState, length, scatter};
-use crate::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Memory, Output, Source, SourceId, StateError};
+use crate::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Kind, Memory, Output, Source, SourceId, StateError};
 
-pub(crate) const KIND: &str = "rng";
-pub(crate) const REPLAY: &str = "randomness after the last checkpoint is forgotten with everything that came of it, of which nobody \
-    has seen anything. The guest asks again and gets other bytes.";
-const STATE_VERSION: u16 = 1;
+pub(crate) static KIND: Kind = Kind {
+    name: "rng",
+    state_version: 1,
+    replay: "randomness after the last checkpoint is forgotten with everything that came of it, of which nobody \
+        has seen anything. The guest asks again and gets other bytes.",
+};
 
 const QUEUE: usize = 0;
 const QUEUE_SIZES: [u16; 1] = [16];
@@ -44,7 +45,7 @@ impl Rng {
     /// Out of file descriptors.
     pub fn new(id: DeviceId, memory: Memory, irq: EventFd) -> std::io::Result<Rng> {
         let model = Model {
-            name: KIND.to_owned(),
+            name: KIND.name.to_owned(),
             device_type: VIRTIO_ID_RNG,
             features: 0,
             queue_sizes: &QUEUE_SIZES,
@@ -82,7 +83,7 @@ fn randomness() -> Vec<u8> {
     // SAFETY: the kernel writes no more than the bytes of the vector.
     let count = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
     bytes.truncate(usize::try_from(count).unwrap_or_else(|_| {
-        log::error!("{KIND}: getrandom: {}", std::io::Error::last_os_error());
+        log::error!("{}: getrandom: {}", KIND.name, std::io::Error::last_os_error());
         0
     }));
     bytes
@@ -120,25 +121,17 @@ impl Device for Rng {
         self.started = false;
     }
 
-    fn kind(&self) -> &'static str {
-        KIND
-    }
-
-    fn replay(&self) -> &'static str {
-        REPLAY
-    }
-
-    fn state_version(&self) -> u16 {
-        STATE_VERSION
+    fn kind(&self) -> &'static Kind {
+        &KIND
     }
 
     fn save(&self, into: &mut Vec<u8>) {
-        encode(&self.transport.save(), into);
+        KIND.encode(&self.transport.save(), into);
     }
 
     fn load(&mut self, version: u16, state: &[u8]) -> Result<(), StateError> {
-        let state: TransportState = decode(KIND, STATE_VERSION, version, state)?;
-        let checked = self.transport.check(state).map_err(|what| StateError::Invalid { kind: KIND, what })?;
+        let state: TransportState = KIND.decode(version, state)?;
+        let checked = self.transport.check(state).map_err(|what| KIND.invalid(what))?;
         self.stop();
         self.transport.load(checked);
         Ok(())

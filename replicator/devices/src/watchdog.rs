@@ -16,13 +16,13 @@ use rustix::time::{
 use serde::{Deserialize, Serialize};
 
 use crate::bank::Bank;
-use crate::device::{decode, encode};
-use crate::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Output, Source, SourceId, StateError};
+use crate::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Kind, Output, Source, SourceId, StateError};
 
-pub(crate) const KIND: &str = "watchdog";
-pub(crate) const REPLAY: &str =
-    "what is left of its time is in the saved state, and none goes by while the guest stands still.";
-const STATE_VERSION: u16 = 1;
+pub(crate) static KIND: Kind = Kind {
+    name: "watchdog",
+    state_version: 1,
+    replay: "what is left of its time is in the saved state, and none goes by while the guest stands still.",
+};
 
 /// Offsets of the registers: two of 16 bits, one of 8.
 const COUNTDOWN: u64 = 0;
@@ -133,7 +133,7 @@ impl Timer {
         let next = if runs { tick } else { never };
         let spec = Itimerspec { it_interval: next, it_value: next };
         if let Err(error) = timerfd_settime(&self.fd, TimerfdTimerFlags::empty(), &spec) {
-            log::error!("{KIND}: its timer cannot be set: {error}");
+            log::error!("{}: its timer cannot be set: {error}", KIND.name);
         }
     }
 
@@ -219,27 +219,19 @@ impl Device for Watchdog {
         self.set_timer();
     }
 
-    fn kind(&self) -> &'static str {
-        KIND
-    }
-
-    fn replay(&self) -> &'static str {
-        REPLAY
-    }
-
-    fn state_version(&self) -> u16 {
-        STATE_VERSION
+    fn kind(&self) -> &'static Kind {
+        &KIND
     }
 
     fn save(&self, into: &mut Vec<u8>) {
-        encode(&*self.bank.lock(), into);
+        KIND.encode(&*self.bank.lock(), into);
     }
 
     fn load(&mut self, version: u16, state: &[u8]) -> Result<(), StateError> {
-        let registers: Registers = decode(KIND, STATE_VERSION, version, state)?;
+        let registers: Registers = KIND.decode(version, state)?;
         let Registers { countdown, left, .. } = registers;
         if !(Watchdog::TICKS_MIN..=Watchdog::TICKS_MAX).contains(&countdown) || left > countdown {
-            return Err(StateError::Invalid { kind: KIND, what: format!("{left} of {countdown} ticks left") });
+            return Err(KIND.invalid(format!("{left} of {countdown} ticks left")));
         }
         self.stop();
         *self.bank.lock() = registers;

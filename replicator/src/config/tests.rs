@@ -124,7 +124,7 @@ fn the_manual_page_has_every_device_with_its_reason() {
     let page = include_str!("../../man/kemari-replicator.toml.5");
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let page = words(page);
-    for (kind, reason) in kemari_vmm::ALLOWED_DEVICES {
+    for kemari_vmm::DeviceKind { name: kind, replay: reason, .. } in kemari_vmm::ALLOWED_DEVICES {
         assert!(page.contains(&format!(".B {kind} {}", words(reason))), "{kind}: {reason}");
     }
 }

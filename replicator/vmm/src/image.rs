@@ -70,7 +70,8 @@ pub(crate) fn save(machine: &mut Machine) -> Result<Vec<u8>, Error> {
         append(&mut state, vcpu::KIND, index, vcpu::VERSION, |into| vcpu.encode(into));
     }
     for device in machine.devices.all() {
-        append(&mut state, device.kind(), device.id().0, device.state_version(), |into| device.save(into));
+        let kind = device.kind();
+        append(&mut state, kind.name, device.id().0, kind.state_version, |into| device.save(into));
     }
     // The next one will be about as long, and is not to be moved while it grows.
     machine.state_bytes = state.len() + state.len() / 8;
@@ -88,7 +89,7 @@ pub(crate) fn load(machine: &mut Machine, state: &[u8]) -> Result<(), LoadError>
     let device_sections = machine
         .devices
         .all()
-        .map(|device| sections.take(device.kind(), device.id().0))
+        .map(|device| sections.take(device.kind().name, device.id().0))
         .collect::<Result<Vec<_>, _>>()?;
     sections.finish()?;
     if !same_frequency(clock.tsc_khz, machine.tsc_khz) {
@@ -186,7 +187,7 @@ pub(crate) fn read_back(machine: &mut Machine, loaded: &[u8]) -> Result<(), Load
         differences.extend(before.differences(after).into_iter().map(|field| format!("vcpu{index} {field}")));
     }
     for device in machine.devices.all() {
-        let (kind, instance) = (device.kind(), device.id().0);
+        let (kind, instance) = (device.kind().name, device.id().0);
         if loaded.take(kind, instance)?.bytes != saved.take(kind, instance)?.bytes {
             differences.push(format!("{kind}{instance}"));
         }

@@ -34,7 +34,7 @@ mod vcpu;
 pub use config::{ConsoleConfig, DiskConfig, MachineConfig, NicConfig, VCPUS_MAX};
 pub use error::{Error, LoadError};
 pub use event::{LostPages, MachineEvent};
-pub use kemari_devices::ALLOWED as ALLOWED_DEVICES;
+pub use kemari_devices::{ALLOWED as ALLOWED_DEVICES, Kind as DeviceKind};
 pub use kemari_devices::{
     ConsoleStats, DiskFault, DiskOperation, DiskStats, Interest, NetStats, OnDiskError, Output, OutputKind, Sink,
     Source, SourceId, is_serial_number, is_tap_name,

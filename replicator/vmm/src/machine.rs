@@ -145,7 +145,8 @@ impl Machine {
             ]);
         }
         for device in self.devices.all() {
-            layout.push((format!("device{}", device.id().0), format!("{} {}", device.kind(), device.state_version())));
+            let kind = device.kind();
+            layout.push((format!("device{}", device.id().0), format!("{} {}", kind.name, kind.state_version)));
         }
         layout
     }

@@ -8,15 +8,16 @@ use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{BlockOutput, DONE, Disk, QUEUE};
-use crate::device::{decode, encode};
 use crate::output::Payload;
 use crate::virtio::TransportState;
-use crate::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Output, Source, SourceId, StateError};
+use crate::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Kind, Output, Source, SourceId, StateError};
 
-pub(crate) const KIND: &str = "disk";
-pub(crate) const REPLAY: &str = "a write is done, and answered, only when a checkpoint covers it, and done again in the same order \
-    where that is not certain: the same bytes at the same place. A read is asked again.";
-const STATE_VERSION: u16 = 1;
+pub(crate) static KIND: Kind = Kind {
+    name: "disk",
+    state_version: 1,
+    replay: "a write is done, and answered, only when a checkpoint covers it, and done again in the same order \
+        where that is not certain: the same bytes at the same place. A read is asked again.",
+};
 
 /// The requests are in the transport's: the chains taken are those that are held, waiting or in flight.
 #[derive(Debug, Serialize, Deserialize)]
@@ -105,25 +106,17 @@ impl Device for Disk {
         if self.failed.is_some() { 0 } else { self.worker.submitted() }
     }
 
-    fn kind(&self) -> &'static str {
-        KIND
-    }
-
-    fn replay(&self) -> &'static str {
-        REPLAY
-    }
-
-    fn state_version(&self) -> u16 {
-        STATE_VERSION
+    fn kind(&self) -> &'static Kind {
+        &KIND
     }
 
     fn save(&self, into: &mut Vec<u8>) {
-        encode(&DiskState { transport: self.transport.save() }, into);
+        KIND.encode(&DiskState { transport: self.transport.save() }, into);
     }
 
     fn load(&mut self, version: u16, state: &[u8]) -> Result<(), StateError> {
-        let DiskState { transport } = decode(KIND, STATE_VERSION, version, state)?;
-        let checked = self.transport.check(transport).map_err(|what| StateError::Invalid { kind: KIND, what })?;
+        let DiskState { transport } = KIND.decode(version, state)?;
+        let checked = self.transport.check(transport).map_err(|what| KIND.invalid(what))?;
         self.stop();
         // What is not pending is nobody's: output at the gate and what the I/O thread still has come to nothing.
         self.pending.clear();

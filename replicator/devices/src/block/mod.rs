@@ -16,7 +16,7 @@ mod request;
 mod tests;
 mod worker;
 
-pub(crate) use device::{KIND, REPLAY};
+pub(crate) use device::KIND;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

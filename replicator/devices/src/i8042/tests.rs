@@ -54,7 +54,7 @@ fn a_reset_that_was_asked_for_survives_a_failover() {
     let mut state = Vec::new();
     old.save(&mut state);
     let (mut new, _irq) = controller();
-    new.load(STATE_VERSION, &state).expect("good state");
+    new.load(KIND.state_version, &state).expect("good state");
     assert_eq!(events(&mut new), [], "it is stopped");
     new.start();
     assert!(new.bank.was_woken());
@@ -115,7 +115,7 @@ fn half_typed_keys_go_on_after_a_load_with_an_interrupt() {
     let mut state = Vec::new();
     old.save(&mut state);
     let (mut new, irq) = controller();
-    new.load(STATE_VERSION, &state).expect("good state");
+    new.load(KIND.state_version, &state).expect("good state");
     assert!(irq.read().is_err(), "nothing before start");
     new.start();
     assert_eq!(typed(&new, &irq), [0x38, 0xe0, 0x53, 0xe0, 0xd3, 0xb8, 0x9d]);
@@ -129,6 +129,6 @@ fn foreign_state_is_refused() {
     assert!(matches!(device.load(7, &state), Err(StateError::Version { .. })));
     assert!(matches!(device.load(1, &state[..3]), Err(StateError::Encoding { .. })));
     let mut flood = Vec::new();
-    encode(&Registers { keyboard: vec![0; 17].into(), ..Registers::at_boot() }, &mut flood);
+    KIND.encode(&Registers { keyboard: vec![0; 17].into(), ..Registers::at_boot() }, &mut flood);
     assert!(matches!(device.load(1, &flood), Err(StateError::Invalid { .. })));
 }

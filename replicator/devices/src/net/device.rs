@@ -8,15 +8,16 @@ use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{CONTROL, LINK_ANNOUNCE, LINK_UP, Net, RX, TAP, TX};
-use crate::device::{decode, encode};
 use crate::output::Payload;
 use crate::virtio::TransportState;
-use crate::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Output, Source, SourceId, StateError};
+use crate::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Kind, Output, Source, SourceId, StateError};
 
-pub(crate) const KIND: &str = "net";
-pub(crate) const REPLAY: &str = "a frame leaves only when a checkpoint covers it. One that was received after the last checkpoint is \
-    lost, as a network may lose it, and whoever sent it sends it again.";
-const STATE_VERSION: u16 = 1;
+pub(crate) static KIND: Kind = Kind {
+    name: "net",
+    state_version: 1,
+    replay: "a frame leaves only when a checkpoint covers it. One that was received after the last checkpoint is \
+        lost, as a network may lose it, and whoever sent it sends it again.",
+};
 
 #[derive(Debug, Serialize, Deserialize)]
 struct NetState {
@@ -120,28 +121,20 @@ impl Device for Net {
         }
     }
 
-    fn kind(&self) -> &'static str {
-        KIND
-    }
-
-    fn replay(&self) -> &'static str {
-        REPLAY
-    }
-
-    fn state_version(&self) -> u16 {
-        STATE_VERSION
+    fn kind(&self) -> &'static Kind {
+        &KIND
     }
 
     fn save(&self, into: &mut Vec<u8>) {
-        encode(&NetState { transport: self.transport.save(), link: self.link }, into);
+        KIND.encode(&NetState { transport: self.transport.save(), link: self.link }, into);
     }
 
     fn load(&mut self, version: u16, state: &[u8]) -> Result<(), StateError> {
-        let NetState { transport, link } = decode(KIND, STATE_VERSION, version, state)?;
+        let NetState { transport, link } = KIND.decode(version, state)?;
         if link & !(LINK_UP | LINK_ANNOUNCE) != 0 {
-            return Err(StateError::Invalid { kind: KIND, what: format!("link status {link:#x}") });
+            return Err(KIND.invalid(format!("link status {link:#x}")));
         }
-        let checked = self.transport.check(transport).map_err(|what| StateError::Invalid { kind: KIND, what })?;
+        let checked = self.transport.check(transport).map_err(|what| KIND.invalid(what))?;
         self.stop();
         self.history += 1;
         self.unsent.clear();

@@ -13,7 +13,7 @@ mod tap;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use device::{KIND, REPLAY};
+pub(crate) use device::KIND;
 
 use std::collections::VecDeque;
 use std::io;

@@ -12,13 +12,14 @@ use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bank::Bank;
-use crate::device::{decode, encode};
-use crate::{BusDevice, Device, DeviceEvent, DeviceId, Output, Source, SourceId, StateError};
+use crate::{BusDevice, Device, DeviceEvent, DeviceId, Kind, Output, Source, SourceId, StateError};
 
-pub(crate) const KIND: &str = "power";
-pub(crate) const REPLAY: &str = "all of it is in the saved state. A button that was pressed after the last checkpoint has to be \
-    pressed again.";
-const STATE_VERSION: u16 = 1;
+pub(crate) static KIND: Kind = Kind {
+    name: "power",
+    state_version: 1,
+    replay: "all of it is in the saved state. A button that was pressed after the last checkpoint has to be \
+        pressed again.",
+};
 
 /// Offsets of the registers, each of two bytes.
 const STATUS: u64 = 0;
@@ -197,28 +198,20 @@ impl Device for PowerManagement {
         self.started = false;
     }
 
-    fn kind(&self) -> &'static str {
-        KIND
-    }
-
-    fn replay(&self) -> &'static str {
-        REPLAY
-    }
-
-    fn state_version(&self) -> u16 {
-        STATE_VERSION
+    fn kind(&self) -> &'static Kind {
+        &KIND
     }
 
     fn save(&self, into: &mut Vec<u8>) {
-        encode(&*self.bank.lock(), into);
+        KIND.encode(&*self.bank.lock(), into);
     }
 
     fn load(&mut self, version: u16, state: &[u8]) -> Result<(), StateError> {
-        let registers: Registers = decode(KIND, STATE_VERSION, version, state)?;
+        let registers: Registers = KIND.decode(version, state)?;
         let Registers { status, enable, sleep_type, .. } = registers;
         if status & !POWER_BUTTON != 0 || enable & !EVENTS != 0 || sleep_type & !CONTROL_SLEEP_TYPE != 0 {
             let what = format!("status {status:#x}, enable {enable:#x}, sleep type {sleep_type:#x}");
-            return Err(StateError::Invalid { kind: KIND, what });
+            return Err(KIND.invalid(what));
         }
         self.started = false;
         *self.bank.lock() = registers;

@@ -101,7 +101,7 @@ fn what_is_pending_survives_a_failover() {
     assert_eq!(before.events(), [DeviceEvent::PowerOff]);
     let state = before.state();
     let mut after = rig();
-    after.power.load(STATE_VERSION, &state).expect("loaded");
+    after.power.load(KIND.state_version, &state).expect("loaded");
     assert_eq!(after.interrupts(), 0, "a rehearsal leaves no interrupt behind");
     assert!(after.events().is_empty(), "nor an event");
     assert_eq!(after.state(), state);
@@ -119,8 +119,8 @@ fn impossible_state_is_refused() {
         Registers { sleep_type: 1, ..Registers::default() },
     ] {
         let mut state = Vec::new();
-        encode(&registers, &mut state);
-        assert!(matches!(rig.power.load(STATE_VERSION, &state), Err(StateError::Invalid { .. })), "{registers:?}");
+        KIND.encode(&registers, &mut state);
+        assert!(matches!(rig.power.load(KIND.state_version, &state), Err(StateError::Invalid { .. })), "{registers:?}");
     }
     assert!(matches!(rig.power.load(9, &rig.state()), Err(StateError::Version { .. })));
 }

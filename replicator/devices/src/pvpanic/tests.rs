@@ -47,13 +47,13 @@ fn whoever_resumes_a_guest_that_has_panicked_is_told() {
     before.bus().write(0, &[PANICKED]);
     events(&mut before);
     let mut after = notifier();
-    after.load(STATE_VERSION, &state(&before)).expect("good state");
+    after.load(KIND.state_version, &state(&before)).expect("good state");
     assert!(events(&mut after).is_empty(), "not in a rehearsal");
     assert_eq!(state(&after), state(&before));
     after.start();
     assert_eq!(events(&mut after), [DeviceEvent::Panic]);
     let birth = state(&notifier());
-    after.load(STATE_VERSION, &birth).expect("good state");
+    after.load(KIND.state_version, &birth).expect("good state");
     after.start();
     assert!(events(&mut after).is_empty(), "a reset ends it");
 }

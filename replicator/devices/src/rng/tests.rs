@@ -53,7 +53,7 @@ fn what_is_asked_of_a_stopped_device_is_answered_when_it_starts() {
     let mut after = rig();
     let content = before.driver.bytes(0, MEMORY_BYTES);
     after.driver.memory.write_slice(&content, GuestAddress(0)).expect("memory");
-    after.rng.load(STATE_VERSION, &before.state()).expect("good state");
+    after.rng.load(KIND.state_version, &before.state()).expect("good state");
     assert_eq!(after.state(), before.state());
     after.driver.resume();
     after.rng.start();
@@ -69,5 +69,5 @@ fn what_makes_no_sense_does_no_harm() {
     rig.driver.offer(QUEUE, 0, &[(BUFFERS, 64, 0)]);
     rig.service();
     assert_eq!(rig.driver.used(QUEUE), [(0, 0)], "nowhere to put it");
-    assert!(rig.rng.load(STATE_VERSION, &[1, 2, 3]).is_err());
+    assert!(rig.rng.load(KIND.state_version, &[1, 2, 3]).is_err());
 }

@@ -19,16 +19,17 @@ use kemari_core::Released;
 use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::device::{decode, encode};
 use crate::output::Payload;
-use crate::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Output, Source, SourceId, StateError};
+use crate::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Kind, Output, Source, SourceId, StateError};
 use port::{Port, RECEIVE_BYTES_MAX, UartState};
 use sink::Outlet;
 
-pub(crate) const KIND: &str = "serial";
-pub(crate) const REPLAY: &str = "what the guest says is held until a checkpoint covers it, and said again where that is not certain: \
-    every byte at least once. What is typed is lost with the epoch, as on a line with a fault.";
-const STATE_VERSION: u16 = 1;
+pub(crate) static KIND: Kind = Kind {
+    name: "serial",
+    state_version: 1,
+    replay: "what the guest says is held until a checkpoint covers it, and said again where that is not certain: \
+        every byte at least once. What is typed is lost with the epoch, as on a line with a fault.",
+};
 
 /// Index of the port among the sources: the guest has sent something, or has room to receive.
 const PORT: u8 = 0;
@@ -329,29 +330,21 @@ impl Device for Serial {
         self.port.set_started(false);
     }
 
-    fn kind(&self) -> &'static str {
-        KIND
-    }
-
-    fn replay(&self) -> &'static str {
-        REPLAY
-    }
-
-    fn state_version(&self) -> u16 {
-        STATE_VERSION
+    fn kind(&self) -> &'static Kind {
+        &KIND
     }
 
     fn save(&self, into: &mut Vec<u8>) {
         let (uart, sent) = self.port.save();
         let unreleased = self.held.iter().copied().chain(sent).collect();
-        encode(&ConsoleState { uart, unreleased }, into);
+        KIND.encode(&ConsoleState { uart, unreleased }, into);
     }
 
     fn load(&mut self, version: u16, state: &[u8]) -> Result<(), StateError> {
-        let ConsoleState { uart, unreleased } = decode(KIND, STATE_VERSION, version, state)?;
+        let ConsoleState { uart, unreleased } = KIND.decode(version, state)?;
         if uart.received_bytes() > RECEIVE_BYTES_MAX {
             let what = format!("{} bytes received, where {RECEIVE_BYTES_MAX} fit", uart.received_bytes());
-            return Err(StateError::Invalid { kind: KIND, what });
+            return Err(KIND.invalid(what));
         }
         self.stop();
         self.history += 1;

@@ -76,7 +76,7 @@ impl Machine {
     }
 
     fn load(&mut self, state: &[u8]) {
-        self.serial.load(STATE_VERSION, state).expect("good state");
+        self.serial.load(KIND.state_version, state).expect("good state");
         self.gate = Gate::new(generation(), Epoch::FIRST, 1 << 20);
     }
 }

@@ -97,7 +97,7 @@ fn what_is_left_goes_with_the_guest() {
     before.bus().write(CONTROL, &[RUNNING]);
     ticks(&before, 4);
     let mut after = watchdog();
-    after.load(STATE_VERSION, &state(&before)).expect("good state");
+    after.load(KIND.state_version, &state(&before)).expect("good state");
     assert_eq!((left(&after), state(&after)), (5, state(&before)));
     assert!(events(&mut after).is_empty() && !after.timer.runs, "not in a rehearsal");
     after.start();
@@ -105,7 +105,7 @@ fn what_is_left_goes_with_the_guest() {
     assert!(after.timer.runs);
     ticks(&before, 6);
     events(&mut before);
-    after.load(STATE_VERSION, &state(&before)).expect("good state");
+    after.load(KIND.state_version, &state(&before)).expect("good state");
     after.start();
     assert_eq!(events(&mut after), [DeviceEvent::WatchdogExpired], "its time was over before");
 }
@@ -126,7 +126,7 @@ fn what_makes_no_sense_does_no_harm() {
     assert_eq!(all[4..], [0; 4]);
     assert_eq!(left(&device), Watchdog::TICKS_MAX);
     let mut impossible = Vec::new();
-    encode(&Registers { countdown: 4, left: 5, running: true, expired: false }, &mut impossible);
+    KIND.encode(&Registers { countdown: 4, left: 5, running: true, expired: false }, &mut impossible);
     assert!(matches!(device.load(1, &impossible), Err(StateError::Invalid { .. })));
     assert!(matches!(device.load(2, &state(&device)), Err(StateError::Version { .. })));
 }
