@@ -21,11 +21,13 @@ mod power;
 mod pvpanic;
 mod rng;
 mod serial;
+mod timer;
 mod virtio;
 mod watchdog;
 
 pub use block::{
-    Disk, DiskError, DiskFault, DiskOperation, DiskOptions, DiskStats, ImageId, Images, OnDiskError, is_serial_number,
+    Disk, DiskError, DiskFailure, DiskFault, DiskOperation, DiskOptions, DiskStats, ImageId, Images, OnDiskError,
+    is_serial_number,
 };
 pub use device::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Source, SourceId, StateError};
 pub use i8042::I8042;

@@ -7,15 +7,12 @@
 #[cfg(test)]
 mod tests;
 
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
-};
 use serde::{Deserialize, Serialize};
 
 use crate::bank::Bank;
+use crate::timer::Timer;
 use crate::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Kind, Output, Source, SourceId, StateError};
 
 pub(crate) static KIND: Kind = Kind {
@@ -112,38 +109,6 @@ impl BusDevice for Bank<Registers> {
     }
 }
 
-/// What ticks: a timerfd, without waiting.
-struct Timer {
-    fd: OwnedFd,
-    runs: bool,
-}
-
-impl Timer {
-    fn new() -> std::io::Result<Timer> {
-        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-        Ok(Timer { fd: timerfd_create(TimerfdClockId::Monotonic, flags)?, runs: false })
-    }
-
-    fn set(&mut self, runs: bool) {
-        if std::mem::replace(&mut self.runs, runs) == runs {
-            return;
-        }
-        let tick = Timespec { tv_sec: 0, tv_nsec: i64::from(Watchdog::TICK_MS) * 1_000_000 };
-        let never = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let next = if runs { tick } else { never };
-        let spec = Itimerspec { it_interval: next, it_value: next };
-        if let Err(error) = timerfd_settime(&self.fd, TimerfdTimerFlags::empty(), &spec) {
-            log::error!("{}: its timer cannot be set: {error}", KIND.name);
-        }
-    }
-
-    /// Whether there was a tick, or several.
-    fn has_ticked(&self) -> bool {
-        let mut count = [0; 8];
-        rustix::io::read(&self.fd, &mut count).is_ok()
-    }
-}
-
 /// A watchdog of the guest.
 pub struct Watchdog {
     id: DeviceId,
@@ -173,7 +138,7 @@ impl Watchdog {
     /// Out of file descriptors.
     pub fn new(id: DeviceId) -> std::io::Result<Watchdog> {
         let bank = Arc::new(Bank::new(Registers::at_boot(), None)?);
-        Ok(Watchdog { id, bank, timer: Timer::new()?, started: false, told: false })
+        Ok(Watchdog { id, bank, timer: Timer::new(Watchdog::TICK_MS)?, started: false, told: false })
     }
 
     /// Has the timer tick while there is something to be counted.
@@ -194,7 +159,7 @@ impl Device for Watchdog {
 
     fn sources(&self) -> Vec<Source> {
         let id = SourceId { device: self.id, index: TIMER };
-        vec![self.bank.source(self.id), Source { fd: self.timer.fd.as_raw_fd(), id, interest: Interest::Readable }]
+        vec![self.bank.source(self.id), Source { fd: self.timer.fd(), id, interest: Interest::Readable }]
     }
 
     fn service(&mut self, source: SourceId, _outputs: &mut Vec<Output>, events: &mut Vec<DeviceEvent>) {

@@ -82,6 +82,7 @@ struct Disk {
     read_only: bool,
     #[serde(default)]
     on_error: OnDiskError,
+    timeout_s: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -242,7 +243,7 @@ impl Checker {
 
     fn disks(&mut self, disks: Vec<Disk>) -> Vec<DiskConfig> {
         let mut checked: Vec<DiskConfig> = Vec::new();
-        for (index, Disk { path, serial, read_only, on_error }) in disks.into_iter().enumerate() {
+        for (index, Disk { path, serial, read_only, on_error, timeout_s }) in disks.into_iter().enumerate() {
             let (path_key, serial_key) = (format!("disk[{index}].path"), format!("disk[{index}].serial"));
             self.absolute(&path_key, &path);
             let twice = checked.iter().any(|other| other.path == path);
@@ -255,7 +256,10 @@ impl Checker {
             );
             let twice = checked.iter().any(|other| other.serial == serial);
             self.require(!twice, &serial_key, quoted(&serial), "used twice; the guest tells its disks apart by it");
-            checked.push(DiskConfig { path, serial, read_only, on_error });
+            if let Some(timeout_s) = timeout_s {
+                self.range(&format!("disk[{index}].timeout_s"), timeout_s.into(), 1, 3600, "s");
+            }
+            checked.push(DiskConfig { path, serial, read_only, on_error, timeout_s });
         }
         checked
     }

@@ -54,6 +54,12 @@ pub enum DaemonError {
     /// The hardware has lost memory, and nobody can give it back.
     #[error("the hardware has lost part of the guest's memory: {0}; the guest has to go on from the last checkpoint")]
     MemoryLost(Loss),
+    /// A disk request is overdue, and the guest is to go on elsewhere.
+    #[error(
+        "{0}; it may still be done, and the standby is to resume the guest as soon as this process is gone, or its host fenced \
+         (disk.on_error)"
+    )]
+    DiskHangs(String),
     /// The record cannot be read or written.
     #[error(transparent)]
     Authority(#[from] AuthorityError),

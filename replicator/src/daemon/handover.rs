@@ -178,11 +178,13 @@ impl Primary {
 
     /// Gives up a handover that takes too long.
     pub(super) fn handover_timeout(&mut self, now: Instant, host: &mut Host) -> Option<Outcome> {
-        let reason = "the standby did not answer in time";
-        match &self.handover {
-            Some(handover) if handover.deadline() <= now => {}
+        let reason = match &self.handover {
+            Some(handover) if handover.deadline() <= now && host.machine.disk_in_flight() > 0 => {
+                "a disk request that this host has begun is not done"
+            }
+            Some(handover) if handover.deadline() <= now => "the standby did not answer in time",
             _ => return None,
-        }
+        };
         if self.abandon_handover(host, reason) { None } else { Some(self.handed_over(Err(reason.to_owned()))) }
     }
 }

@@ -51,6 +51,8 @@ pub struct DiskConfig {
     pub read_only: bool,
     /// What becomes of a request that fails.
     pub on_error: OnDiskError,
+    /// In how many seconds the host must finish a request, or it has failed.
+    pub timeout_s: Option<u32>,
 }
 
 /// The serial port (COM1).

@@ -135,8 +135,8 @@ pub(crate) fn slots(config: &MachineConfig) -> Result<Vec<Slot>, Error> {
 
 /// A disk as its device wants it described.
 pub(crate) fn disk_options(config: &DiskConfig) -> DiskOptions {
-    let DiskConfig { path, serial, read_only, on_error } = config.clone();
-    DiskOptions { path, serial, read_only, on_error }
+    let DiskConfig { path, serial, read_only, on_error, timeout_s } = config.clone();
+    DiskOptions { path, serial, read_only, on_error, timeout_s }
 }
 
 impl Devices {

@@ -36,8 +36,8 @@ pub use error::{Error, LoadError};
 pub use event::{LostPages, MachineEvent};
 pub use kemari_devices::{ALLOWED as ALLOWED_DEVICES, Kind as DeviceKind};
 pub use kemari_devices::{
-    ConsoleStats, DiskFault, DiskOperation, DiskStats, Interest, NetStats, OnDiskError, Output, OutputKind, Sink,
-    Source, SourceId, is_serial_number, is_tap_name,
+    ConsoleStats, DiskFailure, DiskFault, DiskOperation, DiskStats, Interest, NetStats, OnDiskError, Output,
+    OutputKind, Sink, Source, SourceId, is_serial_number, is_tap_name,
 };
 pub use machine::{CutTimings, Machine};
 pub use memory::{MEMORY_MIB_MAX, MEMORY_MIB_MIN, RESET_PAGES};

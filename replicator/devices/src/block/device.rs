@@ -7,7 +7,7 @@ use kemari_core::Released;
 use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{BlockOutput, DONE, Disk, QUEUE};
+use super::{BlockOutput, DONE, Disk, Patience, QUEUE, TIMER};
 use crate::output::Payload;
 use crate::virtio::TransportState;
 use crate::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Kind, Output, Source, SourceId, StateError};
@@ -37,7 +37,7 @@ impl Device for Disk {
     fn sources(&self) -> Vec<Source> {
         let queue = self.transport.notifiers().iter().map(AsRawFd::as_raw_fd);
         (0..)
-            .zip(queue.chain([self.worker.fd()]))
+            .zip(queue.chain([self.worker.fd()]).chain(self.patience.as_ref().map(Patience::fd)))
             .map(|(index, fd)| Source { fd, id: SourceId { device: self.id, index }, interest: Interest::Readable })
             .collect()
     }
@@ -47,8 +47,10 @@ impl Device for Disk {
     }
 
     fn service(&mut self, source: SourceId, outputs: &mut Vec<Output>, events: &mut Vec<DeviceEvent>) {
-        if source.index == DONE {
-            self.complete(events);
+        match source.index {
+            DONE => self.complete(events),
+            TIMER => self.look(events),
+            _ => {}
         }
         // Also after completions: they make room.
         self.take(outputs);

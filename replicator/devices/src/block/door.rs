@@ -20,6 +20,8 @@ pub struct DiskOptions {
     pub read_only: bool,
     /// What becomes of a request that fails.
     pub on_error: OnDiskError,
+    /// In how many seconds the host must finish a request that it has begun; none waits for as long as it takes.
+    pub timeout_s: Option<u32>,
 }
 
 /// What becomes of a request that fails.
@@ -46,6 +48,36 @@ pub enum DiskOperation {
     Flush,
 }
 
+/// What is wrong with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskFailure {
+    /// The kernel said so.
+    Errno(i32),
+    /// The image ends before what is asked for.
+    Short,
+    /// The host has not finished it in time. If it had begun it, it may still do it.
+    Overdue {
+        /// The time, in seconds.
+        timeout_s: u32,
+    },
+}
+
+impl DiskFailure {
+    pub(super) fn of(error: &io::Error) -> DiskFailure {
+        error.raw_os_error().map_or(DiskFailure::Short, DiskFailure::Errno)
+    }
+}
+
+impl fmt::Display for DiskFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DiskFailure::Errno(errno) => write!(f, "failed: {}", io::Error::from_raw_os_error(*errno)),
+            DiskFailure::Short => f.write_str("failed: the image ends before"),
+            DiskFailure::Overdue { timeout_s } => write!(f, "is not done after {timeout_s} s"),
+        }
+    }
+}
+
 /// A request that has failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskFault {
@@ -55,25 +87,22 @@ pub struct DiskFault {
     pub operation: DiskOperation,
     /// Of which bytes; empty for a flush.
     pub range: Range<u64>,
-    /// What the kernel said; none if it said nothing: there was less to be read than there should be.
-    pub errno: Option<i32>,
+    /// What is wrong with it.
+    pub failure: DiskFailure,
     /// What becomes of it.
     pub on_error: OnDiskError,
 }
 
 impl fmt::Display for DiskFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let DiskFault { path, operation, range, errno, .. } = self;
+        let DiskFault { path, operation, range, failure, .. } = self;
         write!(f, "disk {}: ", path.display())?;
         match operation {
             DiskOperation::Read => write!(f, "read of {} bytes at {}", range.end - range.start, range.start)?,
             DiskOperation::Write => write!(f, "write of {} bytes at {}", range.end - range.start, range.start)?,
             DiskOperation::Flush => f.write_str("flush")?,
         }
-        match errno {
-            Some(errno) => write!(f, " failed: {}", io::Error::from_raw_os_error(*errno)),
-            None => f.write_str(" failed: the image ends before"),
-        }
+        write!(f, " {failure}")
     }
 }
 

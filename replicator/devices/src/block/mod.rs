@@ -11,6 +11,8 @@ mod buffer;
 mod device;
 mod door;
 mod image;
+mod outcome;
+mod patience;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -34,10 +36,13 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::output::Payload;
 use crate::virtio::{Chain, Model, Segment, Ticket, Transport, gather, length, scatter};
-use crate::{DeviceEvent, DeviceId, Memory, Output, OutputKind};
+use crate::{DeviceId, Memory, Output, OutputKind};
 use buffer::Buffer;
-pub use door::{DiskError, DiskFault, DiskOperation, DiskOptions, DiskStats, ImageId, Images, OnDiskError};
+pub use door::{
+    DiskError, DiskFailure, DiskFault, DiskOperation, DiskOptions, DiskStats, ImageId, Images, OnDiskError,
+};
 use image::Image;
+use patience::Patience;
 use request::{Limits, Request, Wish};
 use worker::{Completion, Job, RequestId, Work, Worker};
 
@@ -51,6 +56,8 @@ const QUEUE_SIZES: [u16; 1] = [256];
 const SEGMENTS_MAX: u32 = QUEUE_SIZES[QUEUE] as u32 - 2;
 /// Index of the I/O thread among the sources; that of the queue goes before.
 const DONE: u8 = QUEUE_SIZES.len() as u8;
+/// The timer behind it, if a request may not take as long as it likes.
+const TIMER: u8 = DONE + 1;
 
 /// Above these the disk takes nothing more until something is done. One request may exceed the bytes.
 const PENDING_BYTES_MAX: usize = 32 << 20;
@@ -128,6 +135,7 @@ pub struct Disk {
     limits: Limits,
     transport: Arc<Transport>,
     worker: Worker,
+    patience: Option<Patience>,
     started: bool,
     backpressure: bool,
     next_id: RequestId,
@@ -139,9 +147,9 @@ pub struct Disk {
     /// Completed while stopped.
     completed: Vec<Completion>,
     on_error: OnDiskError,
-    /// The request that has failed, and must succeed before anything else happens.
+    /// The request that has failed or is overdue, and must succeed before anything else happens.
     stuck: Option<RequestId>,
-    /// Its job, unless it is being tried again.
+    /// Its job, unless the I/O thread has it.
     failed: Option<Job>,
     /// Whether the guest is owed an interrupt.
     owes_interrupt: bool,
@@ -156,22 +164,22 @@ impl Disk {
     /// # Errors
     /// The image does not exist, cannot be opened, or is where O_DIRECT does not work.
     pub fn new(id: DeviceId, memory: Memory, irq: EventFd, options: &DiskOptions) -> Result<Disk, DiskError> {
-        let DiskOptions { path, read_only, on_error, .. } = options;
         let (serial, Image { file, bytes, block_bytes, id: image_id }) = opened(options)?;
-        let limits = Limits { bytes, block_bytes, read_only: *read_only };
-        let failed = |source| DiskError::Start { path: path.clone(), source };
+        let limits = Limits { bytes, block_bytes, read_only: options.read_only };
+        let path = options.path.clone();
+        let failed = |source| DiskError::Start { path: options.path.clone(), source };
         let transport = Transport::new(model(path.display().to_string(), limits), memory, irq).map_err(failed)?;
+        let halts = options.on_error != OnDiskError::Report;
+        let worker = Worker::start(format!("disk {}", id.0), halts, move |work| work.perform(&file)).map_err(failed)?;
         Ok(Disk {
             id,
-            path: path.clone(),
+            path,
             image_id,
             serial,
             limits,
             transport: Arc::new(transport),
-            worker: Worker::start(format!("disk {}", id.0), file, *on_error != OnDiskError::Report).map_err(failed)?,
-            on_error: *on_error,
-            stuck: None,
-            failed: None,
+            worker,
+            patience: options.timeout_s.map(Patience::new).transpose().map_err(failed)?,
             started: false,
             backpressure: false,
             next_id: RequestId(0),
@@ -179,6 +187,9 @@ impl Disk {
             pending_bytes: 0,
             parked: Vec::new(),
             completed: Vec::new(),
+            on_error: options.on_error,
+            stuck: None,
+            failed: None,
             owes_interrupt: false,
             chain: Chain::default(),
             stats: DiskStats::default(),
@@ -329,6 +340,7 @@ impl Disk {
         if let Some(pending) = self.pending.get_mut(&job.id) {
             pending.stage = Stage::InFlight;
             self.worker.submit(job);
+            self.patience.iter_mut().for_each(Patience::watch);
         }
     }
 
@@ -346,89 +358,6 @@ impl Disk {
             .collect();
         for (id, offset, bytes) in free {
             self.submit(Job { id, work: Work::Read { offset, buffer: Buffer::zeroed(bytes) } });
-        }
-    }
-
-    /// Gives the guest what the I/O thread is done with.
-    fn complete(&mut self, events: &mut Vec<DeviceEvent>) {
-        self.worker.take_done(&mut self.completed);
-        if !self.started || self.completed.is_empty() {
-            return;
-        }
-        for completion in std::mem::take(&mut self.completed) {
-            self.finish(completion, events);
-        }
-        self.submit_reads();
-    }
-
-    fn finish(&mut self, Completion { id, work, result }: Completion, events: &mut Vec<DeviceEvent>) {
-        // Not there: of a history that a load has replaced.
-        let Some(pending) = self.pending.get(&id) else { return };
-        if let Err(error) = &result {
-            self.stats.errors += 1;
-            events.push(DeviceEvent::DiskError(self.fault(&work, pending.range.clone(), error)));
-            if self.on_error != OnDiskError::Report {
-                // Its chain stays taken, so that whoever goes on from a checkpoint does it again.
-                self.stuck = Some(id);
-                self.failed = Some(Job { id, work });
-                return;
-            }
-        }
-        let Some(pending) = self.pending.remove(&id) else { return };
-        self.pending_bytes -= pending.bytes();
-        self.stuck.take_if(|stuck| *stuck == id);
-        let status = match result {
-            Ok(()) => {
-                self.count(&work);
-                VIRTIO_BLK_S_OK
-            }
-            Err(_) => VIRTIO_BLK_S_IOERR,
-        };
-        if pending.answered {
-            return;
-        }
-        match (pending.kind, work) {
-            (Kind::Read(place), Work::Read { buffer, .. }) if status == VIRTIO_BLK_S_OK => {
-                self.answer(pending.ticket, pending.status, status, &place, &buffer);
-            }
-            _ => self.answer(pending.ticket, pending.status, status, &[], &[]),
-        }
-    }
-
-    fn fault(&self, work: &Work, range: Range<u64>, error: &std::io::Error) -> DiskFault {
-        let operation = match work {
-            Work::Read { .. } => DiskOperation::Read,
-            Work::Write { .. } => DiskOperation::Write,
-            Work::Flush => DiskOperation::Flush,
-        };
-        let on_error = self.on_error;
-        DiskFault { path: self.path.clone(), operation, range, errno: error.raw_os_error(), on_error }
-    }
-
-    /// Whether a request has failed and is not answered: the guest waits for it.
-    #[must_use]
-    pub fn is_stuck(&self) -> bool {
-        self.stuck.is_some()
-    }
-
-    /// Tries again what has failed.
-    pub fn retry(&mut self) {
-        if let Some(job) = self.failed.take() {
-            self.worker.retry(job);
-        }
-    }
-
-    fn count(&mut self, work: &Work) {
-        match work {
-            Work::Read { buffer, .. } => {
-                self.stats.reads += 1;
-                self.stats.read_bytes += buffer.len() as u64;
-            }
-            Work::Write { buffer, .. } => {
-                self.stats.writes += 1;
-                self.stats.written_bytes += buffer.len() as u64;
-            }
-            Work::Flush => self.stats.flushes += 1,
         }
     }
 

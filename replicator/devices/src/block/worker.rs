@@ -73,6 +73,8 @@ struct Waiting {
     closed: bool,
     /// A job has failed, and those behind it must not go before it.
     halted: bool,
+    /// The job that the thread works on.
+    begun: Option<RequestId>,
 }
 
 impl Queue {
@@ -80,10 +82,20 @@ impl Queue {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next one, as soon as there is one; `None` after the last.
+    /// Begins the next one, as soon as there is one; `None` after the last.
     fn next(&self) -> Option<Job> {
         let idle = |waiting: &mut Waiting| (waiting.jobs.is_empty() || waiting.halted) && !waiting.closed;
-        self.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner).jobs.pop_front()
+        let mut waiting = self.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
+        let job = waiting.jobs.pop_front();
+        waiting.begun = job.as_ref().map(|job| job.id);
+        job
+    }
+
+    /// The one that was begun is done; with `halts` nothing is begun until somebody says so.
+    fn ended(&self, halts: bool) {
+        let mut waiting = self.lock();
+        waiting.begun = None;
+        waiting.halted |= halts;
     }
 }
 
@@ -116,16 +128,20 @@ impl Done {
 }
 
 impl Worker {
-    /// With `halts` nothing is done after a job that failed until it is [tried again](Worker::retry), or all is
+    /// The thread has `perform` do each job. With `halts` nothing is done after a job that failed until it is [tried again](Worker::retry), or all is
     /// [begun anew](Worker::go_on).
     ///
     /// # Errors
     /// No eventfd or no thread is to be had.
-    pub(super) fn start(name: String, file: File, halts: bool) -> io::Result<Worker> {
+    pub(super) fn start(
+        name: String,
+        halts: bool,
+        perform: impl FnMut(&mut Work) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<Worker> {
         let done = Arc::new(Done { completions: Mutex::new(Vec::new()), event: EventFd::new(EFD_NONBLOCK)? });
         let queue = Arc::new(Queue::default());
         let (their_queue, their_done) = (Arc::clone(&queue), Arc::clone(&done));
-        thread::Builder::new().name(name).spawn(move || run(&file, halts, &their_queue, &their_done))?;
+        thread::Builder::new().name(name).spawn(move || run(perform, halts, &their_queue, &their_done))?;
         Ok(Worker { queue, done, submitted: 0 })
     }
 
@@ -164,6 +180,11 @@ impl Worker {
         jobs
     }
 
+    /// The job that the thread has begun and not ended: whatever it is told, that one may still be done.
+    pub(super) fn begun(&self) -> Option<RequestId> {
+        self.queue.lock().begun
+    }
+
     pub(super) fn submitted(&self) -> usize {
         self.submitted
     }
@@ -183,23 +204,24 @@ impl Drop for Worker {
     }
 }
 
-fn run(file: &File, halts: bool, queue: &Queue, done: &Done) {
+fn run(mut perform: impl FnMut(&mut Work) -> io::Result<()>, halts: bool, queue: &Queue, done: &Done) {
     while let Some(Job { id, mut work }) = queue.next() {
-        let result = perform(file, &mut work);
-        if halts && result.is_err() {
-            queue.lock().halted = true;
-        }
+        let result = perform(&mut work);
+        queue.ended(halts && result.is_err());
         done.push(Completion { id, work, result });
     }
 }
 
-fn perform(file: &File, work: &mut Work) -> io::Result<()> {
-    match work {
-        Work::Read { offset, buffer } => file.read_exact_at(buffer, *offset),
-        Work::Write { offset, buffer, durable } => {
-            file.write_all_at(buffer, *offset)?;
-            if *durable { file.sync_data() } else { Ok(()) }
+impl Work {
+    /// Does it to the image.
+    pub(super) fn perform(&mut self, file: &File) -> io::Result<()> {
+        match self {
+            Work::Read { offset, buffer } => file.read_exact_at(buffer, *offset),
+            Work::Write { offset, buffer, durable } => {
+                file.write_all_at(buffer, *offset)?;
+                if *durable { file.sync_data() } else { Ok(()) }
+            }
+            Work::Flush => file.sync_data(),
         }
-        Work::Flush => file.sync_data(),
     }
 }

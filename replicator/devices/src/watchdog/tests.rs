@@ -71,7 +71,7 @@ fn the_timer_ticks_while_it_runs_and_only_then() {
         std::thread::sleep(Duration::from_millis(10));
     }
     assert!(begun.elapsed() >= Duration::from_millis(u64::from(Watchdog::TICK_MS)), "too early");
-    assert!(!device.timer.runs, "nothing is left to be counted");
+    assert!(!device.timer.runs(), "nothing is left to be counted");
 }
 
 #[test]
@@ -99,10 +99,10 @@ fn what_is_left_goes_with_the_guest() {
     let mut after = watchdog();
     after.load(KIND.state_version, &state(&before)).expect("good state");
     assert_eq!((left(&after), state(&after)), (5, state(&before)));
-    assert!(events(&mut after).is_empty() && !after.timer.runs, "not in a rehearsal");
+    assert!(events(&mut after).is_empty() && !after.timer.runs(), "not in a rehearsal");
     after.start();
     events(&mut after);
-    assert!(after.timer.runs);
+    assert!(after.timer.runs());
     ticks(&before, 6);
     events(&mut before);
     after.load(KIND.state_version, &state(&before)).expect("good state");

@@ -62,6 +62,7 @@ fn a_block_device_is_written_and_read_in_its_own_blocks() {
             serial: "s".to_owned(),
             read_only: false,
             on_error: OnDiskError::Report,
+            timeout_s: None,
         };
         assert_eq!(Disk::check(&options(&alias)).expect("a disk"), rig.disk.image_id());
         assert_ne!(Disk::check(&options(&path)).expect("a disk"), rig.disk.image_id());

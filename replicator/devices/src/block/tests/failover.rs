@@ -2,7 +2,7 @@
 
 use super::super::*;
 use super::rig::{IMAGE_SECTORS, Rig, directory, image, sector};
-use crate::Device;
+use crate::{Device, DeviceEvent};
 
 /// A primary that stops after `released` of its outputs were released and, if `done`, completed.
 fn primary(path: &super::Path, released: usize, done: bool) -> Rig {

@@ -3,6 +3,7 @@
 mod device;
 mod failover;
 mod hostile;
+mod overdue;
 mod rig;
 
 use std::os::unix::fs::OpenOptionsExt;
@@ -11,7 +12,7 @@ use kemari_core::Weigh;
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 
 use super::*;
-use crate::Device;
+use crate::{Device, DeviceEvent};
 use rig::{ID, IMAGE_SECTORS, Path, Rig, directory, image, sector};
 
 const OK: u8 = VIRTIO_BLK_S_OK as u8;
@@ -244,6 +245,7 @@ fn what_is_no_disk_is_refused_by_name() {
             serial: serial.to_owned(),
             read_only: false,
             on_error: OnDiskError::Report,
+            timeout_s: None,
         };
         let memory = Memory::from_ranges(&[(GuestAddress(0), 4096)]).expect("memory");
         Disk::new(ID, memory, EventFd::new(0).expect("eventfd"), &options).map(|_| ()).expect_err("no disk")
@@ -272,6 +274,7 @@ fn an_image_is_one_by_whatever_name() {
             serial: "s".to_owned(),
             read_only: true,
             on_error: OnDiskError::Report,
+            timeout_s: None,
         };
         Disk::check(&options).expect("a disk")
     };

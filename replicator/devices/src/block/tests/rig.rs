@@ -12,7 +12,7 @@ use vm_memory::bitmap::{AtomicBitmap, Bitmap};
 use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
 use super::super::*;
-use crate::{Device, SourceId};
+use crate::{Device, DeviceEvent, SourceId};
 
 pub(super) const ID: DeviceId = DeviceId(2);
 pub(super) const MEMORY_BYTES: usize = 4 << 20;
@@ -82,7 +82,8 @@ impl Rig {
     pub(super) fn with(path: &Path, read_only: bool, on_error: OnDiskError) -> Rig {
         let memory = Memory::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]).expect("memory");
         let irq = EventFd::new(EFD_NONBLOCK).expect("eventfd");
-        let options = DiskOptions { path: path.to_owned(), serial: "serial-7".to_owned(), read_only, on_error };
+        let (path, serial) = (path.to_owned(), "serial-7".to_owned());
+        let options = DiskOptions { path, serial, read_only, on_error, timeout_s: Some(1) };
         let disk = Disk::new(ID, memory.clone(), irq.try_clone().expect("eventfd"), &options).expect("disk");
         let gate = Gate::new(generation(), Epoch::FIRST, 1 << 20);
         Rig { disk, memory, irq, gate, events: Vec::new(), next_avail: 0, seen_used: 0 }
