@@ -7,7 +7,7 @@
 #        tests/linux/host.sh run DIR SHARE SCRIPT CPUS  boots it; SHARE is its /host; runs /host/SCRIPT there; powers off
 #
 # PEER is a static program that becomes the guest's service. Needs root (device nodes in the guest's image), apt, qemu-system-x86_64,
-# busybox-static, cpio, depmod, ip, lz4, mkfs.ext4 and e2fsck.
+# busybox-static, cpio, depmod, ip, lz4, mkfs.ext4, e2fsck and rasdaemon.
 set -euo pipefail
 here=$(realpath "$(dirname "$0")")
 
@@ -87,7 +87,7 @@ build() {
     # shellcheck disable=SC2086 # a list of words
     modules "$scratch/host" "$scratch/linux-image-amd64" "$host" $host_modules
     fetch acpica-tools "$scratch"
-    program "$scratch/host" ip e2fsck "$scratch/usr/bin/iasl"
+    program "$scratch/host" ip e2fsck rasdaemon "$scratch/usr/bin/iasl"
     install "$here/host-init.sh" "$scratch/host/init"
     archive "$scratch/host" "$dir/host.cpio.gz"
     cp "$scratch"/linux-image-amd64/boot/vmlinuz-* "$dir/host.bzImage"

@@ -23,7 +23,7 @@ flock 9
 share=$(mktemp -d "$cache/share-XXXXXX")
 trap 'rm -rf "$share"' EXIT
 mkdir "$share/programs"
-cp "$programs/kemari-replicator" "$share/programs/"
+cp "$programs/kemari-replicator" "$programs/kemari-mce-monitor" "$share/programs/"
 cp "$programs/kemari-linux-peer" "$share/programs/peer"
 for tests in "$programs"/vmm-*; do
     # Only the life `machine` needs them.

@@ -14,6 +14,9 @@ pub(crate) enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// None is as it was wanted.
+    #[error("the guest has no such page")]
+    NoPage,
     /// The session is over.
     #[error("the guest closed the session after {answers} answers")]
     Closed {

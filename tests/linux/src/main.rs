@@ -5,6 +5,7 @@
 
 mod clocks;
 mod error;
+mod page;
 mod pattern;
 mod report;
 mod serve;
@@ -56,6 +57,15 @@ enum Command {
         /// One line
         command: String,
     },
+    /// On the host: the physical address of a page of the guest
+    Page {
+        /// The replicator
+        pid: u32,
+        /// The guest's memory
+        mib: u64,
+        /// What the page begins with; without it, one that is written to all the time
+        marker: Option<String>,
+    },
     /// Outside, right before an outage: the guest's clocks are watched from here on
     Mark {
         /// The guest
@@ -84,6 +94,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve => serve::serve(),
+        Command::Page { pid, mib, marker } => page::page(pid, mib, marker.as_deref()),
         Command::Talk { address, until } => talk::talk(address, &until),
         Command::Bulk { address, mib } => talk::bulk(address, mib << 20),
         Command::Run { address, command } => talk::run(address, &command),
