@@ -1,6 +1,7 @@
 //! What a record means: the class of a fault, and the part that has it.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -219,6 +220,15 @@ pub enum Finding {
         place: Place,
         /// Whether it is too hot.
         hot: bool,
+    },
+    /// Something was too hot for a while that nobody has told of.
+    Throttled {
+        /// When it was known.
+        at: Moment,
+        /// What.
+        place: Place,
+        /// For how long.
+        span: Duration,
     },
     /// A network interface has lost its carrier, or has it back.
     Link {

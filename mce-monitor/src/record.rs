@@ -47,6 +47,15 @@ pub enum Record {
     DeviceGone(DeviceGone),
     /// A processor is too hot, or is not any more.
     Throttle(Throttle),
+    /// A processor was too hot for so long.
+    Throttled {
+        /// Which processor has counted it.
+        cpu: u32,
+        /// Whether its whole package is meant, rather than its core.
+        package: bool,
+        /// How long, in milliseconds.
+        ms: u64,
+    },
     /// A thermal zone has passed one of its trip points.
     Trip(Trip),
     /// The kernel is flooded by corrected machine checks, or is not any more.
@@ -183,14 +192,14 @@ pub struct MemoryError {
     pub address: Option<u64>,
 }
 
-/// An error by the firmware (UEFI appendix N).
+/// An error by the firmware (UEFI appendix N), of the host or of a device on CXL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FirmwareError {
     /// How bad.
     pub severity: Severity,
     /// Whether it is about memory.
     pub memory: bool,
-    /// What the firmware calls the part, or the PCI device.
+    /// What the firmware calls the part; the memory device on CXL, or the PCI device.
     pub part: String,
     /// Its physical address.
     pub address: Option<u64>,

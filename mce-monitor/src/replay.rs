@@ -188,6 +188,7 @@ fn said(finding: &Finding, record: &Record) -> String {
         Finding::Storm { .. } => "the storm is over".to_owned(),
         Finding::Throttle { place, hot: true, .. } => format!("{place}: too hot"),
         Finding::Throttle { place, .. } => format!("{place}: not too hot any more"),
+        Finding::Throttled { place, span, .. } => format!("{place}: was too hot for {} ms", span.as_millis()),
         Finding::Link { interface, up: false, .. } => format!("network {interface}: no carrier"),
         Finding::Link { .. } => format!("{record:?}"),
     }

@@ -59,6 +59,44 @@ fn a_controller_that_reports_by_itself() {
     assert_eq!(found.steps[0].place.as_deref(), Some("block nvme3"));
 }
 
+/// drivers/cxl/core/trace.h, as far as it is read.
+#[test]
+fn memory_on_cxl_tells_of_itself() {
+    let header = |name: &str, id: u32| {
+        format!(
+            "name: {name}\nID: {id}\nformat:\n\tfield:__data_loc char[] memdev;\toffset:8;\tsize:4;\tsigned:0;\n\
+                 \tfield:__data_loc char[] host;\toffset:12;\tsize:4;\tsigned:0;\n"
+        )
+    };
+    let media = header("cxl_dram", 21)
+        + "\tfield:int log;\toffset:16;\tsize:4;\tsigned:1;\n\tfield:u64 dpa;\toffset:24;\tsize:8;\tsigned:0;\n\
+           \tfield:u8 descriptor;\toffset:32;\tsize:1;\tsigned:0;\n\tfield:u64 hpa;\toffset:40;\tsize:8;\tsigned:0;\n";
+    let link = header("cxl_aer_uncorrectable_error", 22) + "\tfield:u32 status;\toffset:16;\tsize:4;\tsigned:0;\n";
+    let names = [("memdev", Value::Text("mem0")), ("host", Value::Text("0000:35:00.0"))];
+    let of_media = |log, descriptor, hpa| {
+        let numbers = [("log", log), ("dpa", 0x40), ("descriptor", descriptor), ("hpa", hpa)];
+        let numbers = numbers.map(|(name, value)| (name, Value::Number(value)));
+        record(&media, &[&names[..], &numbers].concat())
+    };
+    let records = [
+        of_media(1, 2, u64::MAX),
+        of_media(2, 1, 0x12_3456_7000),
+        of_media(3, 5, 0x12_3456_8000),
+        record(&link, &[&names[..], &[("status", Value::Number(1 << 10))]].concat()),
+    ];
+    let found = replayed(&[page(0, 0, &records)], &[&media, &link]);
+    let told = "told by the firmware";
+    assert_eq!(
+        said(&found),
+        [
+            format!("CE       memory mem0: {told}"),
+            format!("UE       memory mem0 at 0x1234567000: {told}"),
+            format!("FATAL    memory mem0 at 0x1234568000: {told}"),
+            format!("UE       pci 0000:35:00.0: {told}"),
+        ]
+    );
+}
+
 #[test]
 fn records_are_read_by_their_formats() {
     let (mce, edac) = (format_text("mce_record"), format_text("mc_event"));

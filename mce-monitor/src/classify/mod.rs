@@ -5,10 +5,14 @@ mod machine_check;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use rustix::io::Errno;
 
 use crate::fault::{Class, Component, Fault, Finding, Kind, Place, Precision, Witness};
-use crate::record::{AerError, BlockError, FirmwareError, Heard, MemoryError, MemoryFailure, Record, Severity};
+use crate::record::{
+    AerError, BlockError, FirmwareError, Heard, MemoryError, MemoryFailure, Record, Severity, Throttle,
+};
 
 /// A page is 4 KiB on x86.
 pub(crate) const PAGE_SHIFT: u32 = 12;
@@ -41,10 +45,12 @@ pub fn classify(heard: &Heard, host: &Host) -> Finding {
         Record::DeviceGone(gone) => {
             about(Kind::Other).fault(Class::Fatal, Component::Block, &gone.device, format!("gone: {}", gone.reason))
         }
-        Record::Throttle(throttle) => {
-            let part = if throttle.package { "package" } else { "core" };
-            let place = Place { component: Component::Thermal, name: format!("cpu{} {part}", throttle.cpu) };
-            Finding::Throttle { at: heard.at, place, hot: throttle.hot }
+        Record::Throttle(Throttle { cpu, package, hot }) => {
+            Finding::Throttle { at: heard.at, place: throttled(*cpu, *package), hot: *hot }
+        }
+        Record::Throttled { cpu, package, ms } => {
+            let (place, span) = (throttled(*cpu, *package), Duration::from_millis(*ms));
+            Finding::Throttled { at: heard.at, place, span }
         }
         Record::Trip(trip) => {
             let class = if trip.danger { Class::Uncorrected } else { Class::Info };
@@ -60,6 +66,11 @@ pub fn classify(heard: &Heard, host: &Host) -> Finding {
         ),
         Record::Remark(text) => about(Kind::Other).fault(Class::Info, Component::Processor, "this host", text.clone()),
     }
+}
+
+fn throttled(cpu: u32, package: bool) -> Place {
+    let part = if package { "package" } else { "core" };
+    Place { component: Component::Thermal, name: format!("cpu{cpu} {part}") }
 }
 
 /// What every fault has from its record.

@@ -1,6 +1,7 @@
 //! The daemon: one event loop that reads sources, judges, and hands on; whoever is told is told by another thread.
 
 mod clock;
+mod needed;
 mod server;
 mod watcher;
 

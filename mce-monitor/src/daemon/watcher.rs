@@ -1,10 +1,10 @@
 //! What the event loop does: reads what is ready, judges it, and hands on what has changed.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use super::needed::Needed;
 use super::{DaemonError, IDLE, Sinks, clock};
 use crate::classify::{Host, classify};
 use crate::config::Config;
@@ -14,7 +14,7 @@ use crate::health::{Health, Stored, Verdict};
 use crate::moment::Moment;
 use crate::record::Heard;
 use crate::sinks::{Guests, News};
-use crate::sources::{Accounted, Counters, Found, Names, Turn, disks_of};
+use crate::sources::{Accounted, Counters, Found, Names, Turn};
 
 /// How long the lines of one error may take to come.
 const LINES: Duration = Duration::from_millis(200);
@@ -22,18 +22,18 @@ const LINES: Duration = Duration::from_millis(200);
 const COUNTING: Duration = Duration::from_secs(1);
 /// How often operators see another last fault, and the state file what changed no colour.
 const DETAILS: Duration = Duration::from_secs(10);
+/// How long the disks that are needed are waited for. Without them every one is.
+const FIRST_LOOK: Duration = Duration::from_secs(2);
 /// Faults that are logged in a second.
 const LINES_A_SECOND: u32 = 20;
 
 pub(super) struct Watcher {
     node: String,
-    host: Host,
     boot_id: String,
     found: Found,
     names: Names,
-    sysfs: PathBuf,
-    /// Whose disks are needed; none if those that are were named.
-    guests: Option<Guests>,
+    /// Which disks are needed; none if somebody has named them.
+    needed: Option<Needed>,
     counters: Counters,
     reconcile: Duration,
     reconciled: Moment,
@@ -67,14 +67,14 @@ impl Watcher {
         if let Some(stored) = stored {
             health.restore(stored, &boot_id, now, clock::unix_s());
         }
-        let booted_unix_s = clock::unix_s().checked_sub(now.since_boot().as_secs());
         Watcher {
             node: config.cluster.node.clone(),
-            host: Host { booted_unix_s },
             boot_id,
             names: Names::new(&config.sources.sysfs),
-            sysfs: config.sources.sysfs.clone(),
-            guests: config.thresholds.disks.is_none().then(|| Guests::new(&config.guests)),
+            needed: config.thresholds.disks.is_none().then(|| {
+                let (sources, guests) = (&config.sources, Guests::new(&config.guests));
+                Needed::look(sources.sysfs.clone(), guests, sources.reconcile)
+            }),
             counters: Counters::new(&config.sources.sysfs, &found.events, begun, &accounted),
             unread: (0..found.watched.len()).collect(),
             found,
@@ -99,7 +99,7 @@ impl Watcher {
         for (name, reason) in &self.found.missing {
             log::info!("{name} is missing: {reason}");
         }
-        self.find_disks();
+        self.need_disks(FIRST_LOOK);
         self.turn();
         self.hand_on(clock::now());
     }
@@ -144,7 +144,8 @@ impl Watcher {
             self.reconciled = now;
             self.look_around(now);
         }
-        self.judge();
+        self.need_disks(Duration::ZERO);
+        self.judge(now);
         self.health.tick(now);
         if self.health.take_changed() {
             self.change(now);
@@ -153,19 +154,16 @@ impl Watcher {
         }
     }
 
-    /// What is not told is looked at now and then: counters, which disks are needed, and sources that had nothing to be read.
+    /// What is not told is looked at now and then: counters, and sources that had nothing to be read.
     fn look_around(&mut self, now: Moment) {
         self.heard.extend(self.counters.reconcile(now));
-        self.find_disks();
         self.unread.extend(0..self.found.watched.len());
     }
 
-    /// Finds the disks that are needed, unless somebody has named them.
-    fn find_disks(&mut self) {
-        if let Some(guests) = &self.guests {
-            let mut paths = guests.disks();
-            paths.push("/".into());
-            self.health.need_disks(disks_of(&self.sysfs, &paths));
+    /// Takes note of the disks that are needed, if they are known anew within `limit`.
+    fn need_disks(&mut self, limit: Duration) {
+        if let Some(disks) = self.needed.as_ref().and_then(|needed| needed.found(limit)) {
+            self.health.need_disks(disks);
         }
     }
 
@@ -203,12 +201,14 @@ impl Watcher {
         }
     }
 
-    fn judge(&mut self) {
+    fn judge(&mut self, now: Moment) {
+        // By the wall clock as it is now: somebody may have set it.
+        let host = Host { booted_unix_s: clock::unix_s().checked_sub(now.since_boot().as_secs()) };
         let mut heard = std::mem::take(&mut self.heard);
         for mut heard in heard.drain(..) {
             self.names.name(&mut heard);
             self.counters.heard(&heard);
-            let finding = classify(&heard, &self.host);
+            let finding = classify(&heard, &host);
             if let Finding::Fault(fault) = &finding {
                 self.say(fault);
             }

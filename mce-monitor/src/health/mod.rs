@@ -130,6 +130,9 @@ impl Health {
             Finding::Storm { at, begins: true } => self.storm(at),
             Finding::Storm { begins: false, .. } => {}
             Finding::Throttle { at, place, hot } => self.at(&place, at, |part, limits| part.throttle(limits, at, hot)),
+            Finding::Throttled { at, place, span } => {
+                self.at(&place, at, |part, limits| part.throttled(limits, at, span))
+            }
             Finding::Link { at, interface, up } if self.thresholds.interfaces.contains(&interface) => {
                 let place = Place { component: Component::Network, name: interface };
                 self.at(&place, at, |part, _| part.carrier(at, up));

@@ -192,6 +192,13 @@ impl Part {
         self.throttling = hot.then_some(Throttling { told: now, counted: now });
     }
 
+    /// It was throttled for that long, and nobody has told of it.
+    pub(super) fn throttled(&mut self, limits: &Limits, now: Moment, span: Duration) {
+        self.last = self.last.max(now);
+        self.faults += 1;
+        self.corrected(limits, now, span.as_secs_f64(), "seconds of throttling");
+    }
+
     /// An interface that is missed has lost its carrier, or has it back.
     pub(super) fn carrier(&mut self, now: Moment, up: bool) {
         self.last = self.last.max(now);

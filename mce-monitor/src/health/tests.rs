@@ -158,6 +158,17 @@ fn pages_that_fail_one_after_the_other() {
 }
 
 #[test]
+fn throttling_that_was_only_counted_counts_alike() {
+    let place = Place { component: Component::Thermal, name: "cpu0 core".into() };
+    let throttled = |minute: u64, span| Finding::Throttled { at: at(minute * 60), place: place.clone(), span };
+    let mut health = health();
+    (0..10).for_each(|minute| health.take(throttled(minute, Duration::from_secs(5))));
+    assert_eq!(health.verdict().colour, Colour::Green);
+    health.take(throttled(10, Duration::from_secs(12)));
+    assert_eq!(health.verdict().colour, Colour::Yellow);
+}
+
+#[test]
 fn throttling_is_counted_while_it_lasts() {
     let place = Place { component: Component::Thermal, name: "cpu0 core".to_owned() };
     let throttle = |seconds, hot| Finding::Throttle { at: at(seconds), place: place.clone(), hot };

@@ -70,9 +70,14 @@ fn memory_failure(text: &str) -> Option<Record> {
         let outcome = action.rsplit(": ").next()?.to_owned();
         return Some(Record::MemoryFailure(MemoryFailure { frame, outcome, consumed: false }));
     }
-    let killed = rest.strip_prefix("Killing ").or_else(|| rest.strip_prefix("Sending SIGBUS to "))?;
-    let outcome = format!("used by {}", Words(killed).0.split(' ').next().unwrap_or_default());
-    Some(Record::MemoryFailure(MemoryFailure { frame, outcome, consumed: true }))
+    // By a signal it also tells those who want to know before they use the page (PR_MCE_KILL_EARLY).
+    let (who, what, consumed) = match (rest.strip_prefix("Killing "), rest.strip_prefix("Sending SIGBUS to ")) {
+        (Some(who), _) => (who, "used by", true),
+        (None, Some(who)) => (who, "told to", false),
+        (None, None) => return None,
+    };
+    let outcome = format!("{what} {}", who.split(' ').next().unwrap_or_default());
+    Some(Record::MemoryFailure(MemoryFailure { frame, outcome, consumed }))
 }
 
 /// `pcieport 0000:03:04.0: PCIe Bus Error: severity=Correctable, type=Physical Layer, (Receiver ID)`. The line before it, of the

@@ -83,6 +83,16 @@ fn errors_of_requests_have_their_names() {
 }
 
 #[test]
+fn who_is_told_early_has_not_used_the_page() {
+    for (what, consumed) in [("Killing", true), ("Sending SIGBUS to", false)] {
+        let line = format!("Memory failure: 0x104cb: {what} kemari-replicat:196 due to hardware memory corruption");
+        let found = records(&[&line]);
+        let [Record::MemoryFailure(failure)] = &found[..] else { panic!("{found:?}") };
+        assert_eq!((failure.frame, failure.consumed), (0x104cb, consumed), "{what}");
+    }
+}
+
+#[test]
 fn a_page_of_a_lazy_userfault_handler_is_only_told() {
     let found = records(&["MCE: Killing qemu:77 due to hardware memory corruption fault at 7f0000000000"]);
     assert!(matches!(found[..], [Record::Remark(_)]), "{found:?}");

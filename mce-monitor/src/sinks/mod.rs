@@ -10,5 +10,5 @@ mod publisher;
 
 pub(crate) use guests::Guests;
 pub(crate) use keeper::Keeper;
-pub(crate) use mailbox::Mailbox;
+pub(crate) use mailbox::{Mail, Mailbox};
 pub(crate) use publisher::{News, Publisher};

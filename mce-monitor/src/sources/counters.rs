@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
 use crate::moment::Moment;
-use crate::record::{AerError, BlockError, Channel, Heard, MemoryError, Record, Severity};
+use crate::record::{AerError, BlockError, Channel, Heard, MemoryError, Record, Severity, Throttle};
 
 /// Which counter.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +26,11 @@ enum Key {
     Block {
         device: String,
     },
+    /// In milliseconds that it was throttled.
+    Throttled {
+        cpu: u32,
+        package: bool,
+    },
 }
 
 impl fmt::Display for Key {
@@ -37,8 +42,13 @@ impl fmt::Display for Key {
             }
             Key::Pci { device, severity } => write!(f, "pci {device} {severity}"),
             Key::Block { device } => write!(f, "block {device}"),
+            Key::Throttled { cpu, package } => write!(f, "throttled cpu{cpu} {}", level(*package)),
         }
     }
+}
+
+fn level(package: bool) -> &'static str {
+    if package { "package" } else { "core" }
 }
 
 /// What of the counters is accounted for, by their names: to go on from there after a restart.
@@ -67,16 +77,26 @@ pub(crate) struct Counters {
     begun: Moment,
     /// Whether disks have a tracepoint: what they count beside it is retries, too.
     block_is_told: bool,
+    /// Since when what is throttled now is so.
+    throttled: BTreeMap<Key, Moment>,
 }
 
 impl Counters {
     /// From `begun` on, when so much was accounted for: now, if nothing is known of before. `events` are the tracepoints that are on.
     pub(crate) fn new(sysfs: &Path, events: &[&str], begun: Moment, accounted: &Accounted) -> Counters {
         let block_is_told = events.contains(&"block_rq_error");
-        let mut counters = Counters { sysfs: sysfs.to_owned(), known: BTreeMap::new(), begun, block_is_told };
+        let mut counters = Counters {
+            sysfs: sysfs.to_owned(),
+            known: BTreeMap::new(),
+            begun,
+            block_is_told,
+            throttled: BTreeMap::new(),
+        };
         for (key, value) in counters.read() {
-            // Less than was accounted for: the driver was loaded anew.
-            let base = accounted.get(&key.to_string()).copied().unwrap_or(value).min(value);
+            // Less than was accounted for: the driver was loaded anew. What was too hot while nobody watched is not any more, and nobody knows
+            // in how much time it was so.
+            let known = accounted.get(&key.to_string()).filter(|_| !matches!(key, Key::Throttled { .. }));
+            let base = known.copied().unwrap_or(value).min(value);
             counters.known.insert(key, Counter { base, ..Counter::default() });
         }
         counters
@@ -92,7 +112,7 @@ impl Counters {
         if heard.at < self.begun || heard.channel == Channel::Counter {
             return;
         }
-        let Some((mut key, count)) = key_of(&heard.record) else { return };
+        let Some((mut key, count)) = key_of(&heard.record).or_else(|| self.end_of_throttling(heard)) else { return };
         if !self.known.contains_key(&key)
             && let Key::Memory { label, .. } = &mut key
         {
@@ -101,6 +121,18 @@ impl Counters {
         if let Some(counter) = self.known.get_mut(&key) {
             *counter.told.entry(heard.channel).or_default() += count;
         }
+    }
+
+    /// The kernel counts how long something was throttled when that ends (`therm_throt_process` in thermal/intel/therm_throt.c).
+    fn end_of_throttling(&mut self, heard: &Heard) -> Option<(Key, u64)> {
+        let Record::Throttle(Throttle { cpu, package, hot }) = heard.record else { return None };
+        let key = Key::Throttled { cpu, package };
+        if hot {
+            self.throttled.entry(key).or_insert(heard.at);
+            return None;
+        }
+        let since = self.throttled.remove(&key)?;
+        Some((key, u64::try_from(heard.at.since(since).as_millis()).unwrap_or(u64::MAX)))
     }
 
     /// Looks. Returns what no record has told.
@@ -131,6 +163,7 @@ impl Counters {
     fn read(&self) -> Vec<(Key, u64)> {
         let mut counters = self.memory();
         counters.extend(self.pci());
+        counters.extend(self.thermal());
         if !self.block_is_told {
             counters.extend(self.block());
         }
@@ -170,6 +203,19 @@ impl Counters {
                 let total =
                     text.lines().find_map(|line| line.strip_prefix("TOTAL_ERR_")?.split(' ').nth(1)?.parse().ok());
                 counters.extend(total.map(|total| (Key::Pci { device: device.clone(), severity }, total)));
+            }
+        }
+        counters
+    }
+
+    /// How long, which is what it is judged by; `*_throttle_count` next to it only says how often.
+    fn thermal(&self) -> Vec<(Key, u64)> {
+        let mut counters = Vec::new();
+        for (name, path) in entries(&self.sysfs.join("devices/system/cpu")) {
+            let Some(cpu) = name.strip_prefix("cpu").and_then(|number| number.parse().ok()) else { continue };
+            for package in [false, true] {
+                let file = format!("thermal_throttle/{}_throttle_total_time_ms", level(package));
+                counters.extend(number(&path.join(file)).map(|value| (Key::Throttled { cpu, package }, value)));
             }
         }
         counters
@@ -231,6 +277,7 @@ fn record_of(key: &Key, count: u64) -> Option<Record> {
             let errno = rustix::io::Errno::IO.raw_os_error();
             Record::Block(BlockError { device: device.clone(), sector: 0, errno, count })
         }
+        Key::Throttled { cpu, package } => Record::Throttled { cpu: *cpu, package: *package, ms: count },
     })
 }
 

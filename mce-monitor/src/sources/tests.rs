@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::record::{MemoryError, Severity, Vendor};
+use crate::record::{MemoryError, Severity, Throttle, Vendor};
 
 /// A message about a link, as rtnetlink(7) has it.
 fn link_message(flags: u32, name: &str) -> Vec<u8> {
@@ -218,6 +218,32 @@ fn counters_of_other_parts() {
     let mut counters = Counters::new(sysfs.path(), &["block_rq_error"], at(0), &BTreeMap::new());
     write(sysfs.path(), disk, "0x20\n");
     assert_eq!((counters.reconcile(at(60)), counters.reconcile(at(120))), (vec![], vec![]));
+}
+
+#[test]
+fn throttling_that_no_record_has_told() {
+    let sysfs = tempfile::tempdir().expect("temporary directory");
+    let core = |cpu: u32, ms: &str| {
+        write(sysfs.path(), &format!("devices/system/cpu/cpu{cpu}/thermal_throttle/core_throttle_total_time_ms"), ms);
+    };
+    let throttle = |seconds, hot| {
+        let record = Record::Throttle(Throttle { cpu: 3, package: false, hot });
+        Heard { at: at(seconds), channel: Channel::Log, record }
+    };
+    (0..4).for_each(|cpu| core(cpu, "5000\n"));
+    let before = BTreeMap::from([("throttled cpu2 core".to_owned(), 1000)]);
+    let mut counters = Counters::new(sysfs.path(), &[], at(0), &before);
+    assert_eq!((counters.reconcile(at(1)), counters.reconcile(at(2))), (vec![], vec![]), "it is over");
+    // Of one the kernel tells when it begins and ends, and counts it then.
+    counters.heard(&throttle(10, true));
+    counters.heard(&throttle(20, true));
+    counters.heard(&throttle(40, false));
+    core(3, "35000\n");
+    core(1, "17000\n");
+    assert_eq!(counters.reconcile(at(60)), []);
+    let found = counters.reconcile(at(120));
+    let [Heard { record: Record::Throttled { cpu, package, ms }, .. }] = &found[..] else { panic!("{found:?}") };
+    assert_eq!((*cpu, *package, *ms), (1, false, 12_000));
 }
 
 proptest! {

@@ -1,6 +1,7 @@
 //! Tracepoints, read from an instance of tracefs that belongs to this daemon alone: others that trace are not disturbed, and what
 //! they do does not reach here.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use super::{Found, Source, Turn, heard, open_pollable, watch};
 use crate::config::SourcesConfig;
 use crate::moment::Moment;
 use crate::record::{Channel, Heard};
-use crate::trace::{CANDIDATES, Format, Page, PageLayout, record};
+use crate::trace::{Format, Page, PageLayout, TRACEPOINTS, Tracepoint, record};
 
 /// Buffer of each processor: a quarter of a second of 10,000 records a second.
 const BUFFER_KIB: &str = "256";
@@ -67,21 +68,32 @@ impl Instance {
         let layout = fs::read_to_string(path.join("events/header_page")).map(|text| PageLayout::parse(&text));
         let mut instance =
             Instance { path, has_clock, events: Vec::new(), formats: Vec::new(), layout: layout.unwrap_or_default() };
-        for (event, groups) in CANDIDATES {
-            match instance.enable(event, groups) {
-                Ok(()) => found.events.push(event),
-                Err(reason) => found.missing.push((format!("tracepoint {event}"), reason)),
-            }
-        }
+        instance.enable_all(found);
         Ok(instance)
     }
 
-    fn enable(&mut self, event: &str, groups: &[&str]) -> Result<(), String> {
-        let directories = groups.iter().map(|group| format!("{group}/{event}"));
-        let directory = directories
-            .clone()
-            .find(|directory| self.path.join("events").join(directory).is_dir())
-            .ok_or_else(|| "this kernel has none".to_owned())?;
+    fn enable_all(&mut self, found: &mut Found) {
+        // A kernel without CXL has none of its tracepoints: that is worth one line.
+        let mut absent: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for event in &TRACEPOINTS {
+            match self.directory(event).map(|directory| self.enable(directory)) {
+                Some(Ok(())) => found.events.push(event.name),
+                Some(Err(reason)) => found.missing.push((format!("tracepoint {}", event.name), reason)),
+                None => absent.entry(event.groups[0]).or_default().push(event.name),
+            }
+        }
+        for (group, names) in absent {
+            found.missing.push((format!("tracepoints of {group}"), format!("this kernel has no {}", names.join(", "))));
+        }
+    }
+
+    /// Where an event is, below `events`.
+    fn directory(&self, event: &Tracepoint) -> Option<String> {
+        let mut directories = event.groups.iter().map(|group| format!("{group}/{}", event.name));
+        directories.find(|directory| self.path.join("events").join(directory).is_dir())
+    }
+
+    fn enable(&mut self, directory: String) -> Result<(), String> {
         let path = self.path.join("events").join(&directory);
         let text = fs::read_to_string(path.join("format")).map_err(|error| error.to_string())?;
         let format = Format::parse(&text).map_err(|error| error.to_string())?;

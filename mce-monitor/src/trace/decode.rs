@@ -5,60 +5,30 @@ use crate::record::{
     AerError, BlockError, FirmwareError, MachineCheck, MemoryError, MemoryFailure, Record, Severity, Trip, Vendor,
 };
 
-/// The events that are asked for, and the groups in which kernels have them.
-pub(crate) const CANDIDATES: [(&str, &[&str]); 11] = [
-    ("mce_record", &["mce"]),
-    ("mc_event", &["ras"]),
-    ("aer_event", &["ras"]),
-    ("extlog_mem_event", &["ras"]),
-    ("non_standard_event", &["ras"]),
-    ("memory_failure_event", &["memory_failure", "ras"]),
-    ("block_rq_error", &["block"]),
-    ("nvme_async_event", &["nvme"]),
-    ("thermal_zone_trip", &["thermal"]),
-    ("net_dev_xmit_timeout", &["net"]),
-    ("devlink_health_report", &["devlink"]),
-];
-
 /// What became of a page: `enum mf_result` in linux/mm.h.
 const OUTCOMES: [&str; 4] = ["Ignored", "Failed", "Delayed", "Recovered"];
 /// `enum thermal_trip_type` in linux/thermal.h: from here on the host is in danger.
 const TRIP_HOT: u64 = 2;
 
-/// What a record says; none if this program does not know the event, or if what it is about is missing.
-pub(crate) fn record(fields: &Fields<'_>) -> Option<Record> {
-    match fields.event() {
-        "mce_record" => machine_check(fields).map(Record::MachineCheck),
-        "mc_event" => memory(fields).map(Record::Memory),
-        "aer_event" => aer(fields).map(Record::Aer),
-        "extlog_mem_event" => extlog(fields).map(Record::Firmware),
-        "non_standard_event" => {
-            Some(remark(fields, "the firmware has told of an error of no standard kind", "fru_text"))
-        }
-        "memory_failure_event" => memory_failure(fields).map(Record::MemoryFailure),
-        "block_rq_error" => block(fields).map(Record::Block),
-        "nvme_async_event" => nvme_event(&format!("nvme{}", fields.number("ctrl_id")?), fields.small("result")?),
-        "thermal_zone_trip" => Some(Record::Trip(Trip {
-            zone: fields.text("thermal_zone")?,
-            danger: fields.number("trip_type")? >= TRIP_HOT,
-        })),
-        "net_dev_xmit_timeout" => Some(Record::TransmitTimeout { interface: fields.text("name")? }),
-        "devlink_health_report" => Some(remark(fields, "a device has reported bad health", "dev_name")),
-        _ => None,
-    }
-}
-
-fn remark(fields: &Fields<'_>, what: &str, name: &str) -> Record {
+fn remark(fields: &Fields<'_>, what: &str, name: &str) -> Option<Record> {
     let about = fields.text(name).unwrap_or_default();
-    Record::Remark(format!("{what}: {about}"))
+    Some(Record::Remark(format!("{what}: {about}")))
 }
 
-fn machine_check(fields: &Fields<'_>) -> Option<MachineCheck> {
+pub(super) fn non_standard(fields: &Fields<'_>) -> Option<Record> {
+    remark(fields, "the firmware has told of an error of no standard kind", "fru_text")
+}
+
+pub(super) fn devlink(fields: &Fields<'_>) -> Option<Record> {
+    remark(fields, "a device has reported bad health", "dev_name")
+}
+
+pub(super) fn machine_check(fields: &Fields<'_>) -> Option<Record> {
     let signature = fields.small("cpuid").unwrap_or(0);
     let vendor = fields.number("cpuvendor").map_or_else(|| Vendor::from_signature(signature), Vendor::from_number);
     let or_zero = |name| fields.number(name).unwrap_or(0);
     let code_segment = or_zero("cs");
-    Some(MachineCheck {
+    Some(Record::MachineCheck(MachineCheck {
         vendor,
         signature,
         cpu: fields.small("cpu").unwrap_or(0),
@@ -72,10 +42,10 @@ fn machine_check(fields: &Fields<'_>) -> Option<MachineCheck> {
         // A selector's lowest bits are the privilege level; without one it was no exception.
         in_kernel: code_segment != 0 && code_segment & 3 == 0,
         unix_s: or_zero("walltime"),
-    })
+    }))
 }
 
-fn memory(fields: &Fields<'_>) -> Option<MemoryError> {
+pub(super) fn memory(fields: &Fields<'_>) -> Option<Record> {
     // enum hw_event_mc_err_type in linux/edac.h.
     let severity = match fields.number("error_type")? {
         0 => Severity::Corrected,
@@ -84,17 +54,17 @@ fn memory(fields: &Fields<'_>) -> Option<MemoryError> {
         3 => Severity::Fatal,
         _ => Severity::Info,
     };
-    Some(MemoryError {
+    Some(Record::Memory(MemoryError {
         severity,
         controller: fields.small("mc_index").unwrap_or(0),
         label: fields.text("label").unwrap_or_default(),
         message: fields.text("msg").unwrap_or_default(),
         count: fields.number("error_count").unwrap_or(1),
         address: fields.number("address").filter(|address| *address != 0),
-    })
+    }))
 }
 
-fn aer(fields: &Fields<'_>) -> Option<AerError> {
+pub(super) fn aer(fields: &Fields<'_>) -> Option<Record> {
     // AER_* in linux/aer.h. The printed text has been wrong about the corrected ones.
     let severity = match fields.number("severity")? {
         0 => Severity::Uncorrected,
@@ -102,10 +72,11 @@ fn aer(fields: &Fields<'_>) -> Option<AerError> {
         2 => Severity::Corrected,
         _ => Severity::Info,
     };
-    Some(AerError { device: fields.text("dev_name")?, severity, status: fields.small("status").unwrap_or(0), count: 1 })
+    let (device, status) = (fields.text("dev_name")?, fields.small("status").unwrap_or(0));
+    Some(Record::Aer(AerError { device, severity, status, count: 1 }))
 }
 
-fn extlog(fields: &Fields<'_>) -> Option<FirmwareError> {
+pub(super) fn extlog(fields: &Fields<'_>) -> Option<Record> {
     // CPER_SEV_* in linux/cper.h.
     let severity = match fields.number("sev")? {
         0 => Severity::Uncorrected,
@@ -113,29 +84,78 @@ fn extlog(fields: &Fields<'_>) -> Option<FirmwareError> {
         2 => Severity::Corrected,
         _ => Severity::Info,
     };
-    Some(FirmwareError {
+    Some(Record::Firmware(FirmwareError {
         severity,
         memory: true,
         part: fields.text("fru_text").unwrap_or_default().trim().to_owned(),
         address: fields.number("pa").filter(|address| *address != 0 && *address != u64::MAX),
-    })
+    }))
 }
 
-fn memory_failure(fields: &Fields<'_>) -> Option<MemoryFailure> {
+pub(super) fn memory_failure(fields: &Fields<'_>) -> Option<Record> {
     let result = fields.number("result").and_then(|result| usize::try_from(result).ok());
     let outcome = result.and_then(|result| OUTCOMES.get(result)).unwrap_or(&"unknown");
-    Some(MemoryFailure { frame: fields.number("pfn")?, outcome: (*outcome).to_owned(), consumed: false })
+    let (frame, outcome) = (fields.number("pfn")?, (*outcome).to_owned());
+    Some(Record::MemoryFailure(MemoryFailure { frame, outcome, consumed: false }))
 }
 
-fn block(fields: &Fields<'_>) -> Option<BlockError> {
+pub(super) fn block(fields: &Fields<'_>) -> Option<Record> {
     let device = fields.number("dev")?;
-    Some(BlockError {
+    Some(Record::Block(BlockError {
         // The kernel's own numbers: 20 bits of minor.
         device: format!("{}:{}", device >> 20, device & 0xf_ffff),
         sector: fields.number("sector").unwrap_or(0),
         errno: i32::try_from(fields.signed("error")?.unsigned_abs()).ok()?,
         count: 1,
-    })
+    }))
+}
+
+pub(super) fn nvme(fields: &Fields<'_>) -> Option<Record> {
+    nvme_event(&format!("nvme{}", fields.number("ctrl_id")?), fields.small("result")?)
+}
+
+pub(super) fn trip(fields: &Fields<'_>) -> Option<Record> {
+    Some(Record::Trip(Trip { zone: fields.text("thermal_zone")?, danger: fields.number("trip_type")? >= TRIP_HOT }))
+}
+
+pub(super) fn transmit_timeout(fields: &Fields<'_>) -> Option<Record> {
+    Some(Record::TransmitTimeout { interface: fields.text("name")? })
+}
+
+/// A memory device on CXL tells of its own memory (drivers/cxl/core/trace.h). The lowest bit of the descriptor says whether data is lost,
+/// the log that the record was in how bad the device itself finds it. `hpa` is the host's address, if the kernel can say which it is.
+pub(super) fn cxl_memory(fields: &Fields<'_>) -> Option<Record> {
+    const LOST: u64 = 1;
+    const LOG_FATAL: u64 = 3;
+    let severity = match (fields.number("descriptor")? & LOST, fields.number("log")) {
+        (LOST, Some(LOG_FATAL)) => Severity::Fatal,
+        (LOST, _) => Severity::Uncorrected,
+        _ => Severity::Corrected,
+    };
+    Some(Record::Firmware(FirmwareError {
+        severity,
+        memory: true,
+        part: fields.text("memdev")?,
+        address: fields.number("hpa").filter(|address| *address != 0 && *address != u64::MAX),
+    }))
+}
+
+pub(super) fn cxl_corrected(fields: &Fields<'_>) -> Option<Record> {
+    cxl_link(fields, Severity::Corrected)
+}
+
+pub(super) fn cxl_uncorrected(fields: &Fields<'_>) -> Option<Record> {
+    cxl_link(fields, Severity::Uncorrected)
+}
+
+/// What a device or a port finds wrong with the way to it. The PCI device behind it says the same as an internal error, by `aer_event`.
+fn cxl_link(fields: &Fields<'_>, severity: Severity) -> Option<Record> {
+    let part = fields.text("host").filter(|host| !host.is_empty()).or_else(|| fields.text("memdev"))?;
+    Some(Record::Firmware(FirmwareError { severity, memory: false, part, address: None }))
+}
+
+pub(super) fn cxl_overflow(fields: &Fields<'_>) -> Option<Record> {
+    remark(fields, "a CXL device has had more to tell than its log could keep", "memdev")
 }
 
 /// The lowest three bits are the kind of event: 0 is an error, 1 is SMART (NVM Express base specification, Asynchronous Event

@@ -3,6 +3,7 @@
 //! Everything here is given by a file and trusted no further than its bytes go.
 
 mod decode;
+mod events;
 mod format;
 mod page;
 mod text;
@@ -10,5 +11,6 @@ mod text;
 pub use format::{Fields, Format, FormatError};
 pub use page::{Event, Page, PageLayout};
 
-pub(crate) use decode::{CANDIDATES, nvme_event, record};
+pub(crate) use decode::nvme_event;
+pub(crate) use events::{TRACEPOINTS, Tracepoint, record};
 pub(crate) use text::parse_line;

@@ -1,12 +1,14 @@
 //! Printed lines of a trace. Only captured streams are read by these: the text has changed twice for `mce_record`, and has been
 //! wrong about corrected errors of PCI Express.
 
+use std::time::Duration;
+
+use super::events::printed;
 use crate::lines::{Words, hex};
 use crate::moment::Moment;
 use crate::record::{
     AerError, BlockError, FirmwareError, MachineCheck, MemoryError, MemoryFailure, Record, Severity, Vendor,
 };
-use std::time::Duration;
 
 /// Names of corrected errors: whatever severity is printed before them, they are none other.
 const CORRECTED: [&str; 8] = [
@@ -29,20 +31,11 @@ pub(crate) fn parse_line(line: &str) -> Option<(Moment, Option<Record>)> {
     let since_boot = Duration::try_from_secs_f64(seconds).ok()?;
     let (event, text) = rest.trim_start().split_once(": ")?;
     let event = event.split_once(':').map_or(event, |(_, event)| event);
-    let words = Words(text);
-    let record = match event {
-        "mce_record" => machine_check(words).map(Record::MachineCheck),
-        "mc_event" => memory(words).map(Record::Memory),
-        "aer_event" => aer(text).map(Record::Aer),
-        "extlog_mem_event" => extlog(words).map(Record::Firmware),
-        "memory_failure_event" => memory_failure(words).map(Record::MemoryFailure),
-        "block_rq_error" => block(text).map(Record::Block),
-        _ => None,
-    };
-    Some((Moment::after_boot(since_boot), record))
+    Some((Moment::after_boot(since_boot), printed(event, text)))
 }
 
-fn machine_check(words: Words<'_>) -> Option<MachineCheck> {
+pub(super) fn machine_check(text: &str) -> Option<Record> {
+    let words = Words(text);
     // The status follows the bank's number: `MC4: 9c00…`. MCGc/s comes first.
     let banked = Words(Words(words.after("MCGc/s: ")?).after(", MC")?);
     let (bank, status) = banked.0.split_once(": ")?;
@@ -54,7 +47,7 @@ fn machine_check(words: Words<'_>) -> Option<MachineCheck> {
     let signature = signature.and_then(|value| u32::try_from(value).ok()).unwrap_or(0);
     let vendor = words.decimal("PROCESSOR: ").or_else(|| words.decimal("VENDOR: "));
     let code_segment = words.hex("RIP: ").unwrap_or(0);
-    Some(MachineCheck {
+    Some(Record::MachineCheck(MachineCheck {
         vendor: vendor.map_or_else(|| Vendor::from_signature(signature), Vendor::from_number),
         signature,
         cpu: words.small("CPU: ").unwrap_or(0),
@@ -67,12 +60,13 @@ fn machine_check(words: Words<'_>) -> Option<MachineCheck> {
         ipid: words.hex("IPID: ").unwrap_or(0),
         in_kernel: code_segment != 0 && code_segment & 3 == 0,
         unix_s: words.decimal("TIME: ").unwrap_or(0),
-    })
+    }))
 }
 
 /// `1 Corrected error: ie31200 CE on DIMM_P0_B1 (mc:0 location:1:0:-1 address:0x00000000 grain:8 …)`.
-fn memory(words: Words<'_>) -> Option<MemoryError> {
-    let (count, rest) = words.0.trim_start().split_once(' ')?;
+pub(super) fn memory(text: &str) -> Option<Record> {
+    let words = Words(text);
+    let (count, rest) = text.trim_start().split_once(' ')?;
     let (kind, rest) = rest.split_once(" error")?;
     let (message, rest) = rest.trim_start_matches('s').trim_start_matches(':').split_once("on ")?;
     let severity = match kind {
@@ -82,17 +76,17 @@ fn memory(words: Words<'_>) -> Option<MemoryError> {
         "Fatal" => Severity::Fatal,
         _ => Severity::Info,
     };
-    Some(MemoryError {
+    Some(Record::Memory(MemoryError {
         severity,
         controller: words.small("(mc:").unwrap_or(0),
         label: rest.split(" (mc:").next()?.to_owned(),
         message: message.trim().to_owned(),
         count: count.parse().ok()?,
         address: words.hex("address:").filter(|address| *address != 0),
-    })
+    }))
 }
 
-fn aer(text: &str) -> Option<AerError> {
+pub(super) fn aer(text: &str) -> Option<Record> {
     let (device, rest) = text.trim_start().split_once(' ')?;
     let severity = match Words(rest).after("severity=")? {
         _ if CORRECTED.iter().any(|name| rest.contains(name)) => Severity::Corrected,
@@ -100,10 +94,11 @@ fn aer(text: &str) -> Option<AerError> {
         corrected if corrected.starts_with("Correct") => Severity::Corrected,
         _ => Severity::Uncorrected,
     };
-    Some(AerError { device: device.to_owned(), severity, status: 0, count: 1 })
+    Some(Record::Aer(AerError { device: device.to_owned(), severity, status: 0, count: 1 }))
 }
 
-fn extlog(words: Words<'_>) -> Option<FirmwareError> {
+pub(super) fn extlog(text: &str) -> Option<Record> {
+    let words = Words(text);
     let severity = match words.after("} ")? {
         text if text.starts_with("corrected") => Severity::Corrected,
         text if text.starts_with("fatal") => Severity::Fatal,
@@ -111,24 +106,25 @@ fn extlog(words: Words<'_>) -> Option<FirmwareError> {
         _ => Severity::Uncorrected,
     };
     let part = words.after("FRU: ").and_then(|text| text.split_once(' ')).map_or("", |(_, part)| part.trim());
-    Some(FirmwareError { severity, memory: true, part: part.to_owned(), address: words.hex("physical addr: ") })
+    let (part, address) = (part.to_owned(), words.hex("physical addr: "));
+    Some(Record::Firmware(FirmwareError { severity, memory: true, part, address }))
 }
 
-fn memory_failure(words: Words<'_>) -> Option<MemoryFailure> {
-    let outcome = words.0.rsplit(": ").next()?.trim().to_owned();
-    Some(MemoryFailure { frame: words.hex("pfn ")?, outcome, consumed: false })
+pub(super) fn memory_failure(text: &str) -> Option<Record> {
+    let outcome = text.rsplit(": ").next()?.trim().to_owned();
+    Some(Record::MemoryFailure(MemoryFailure { frame: Words(text).hex("pfn ")?, outcome, consumed: false }))
 }
 
 /// `7,0 R () 2048 + 8 none,0,0 [-5]`.
-fn block(text: &str) -> Option<BlockError> {
+pub(super) fn block(text: &str) -> Option<Record> {
     let (device, rest) = text.trim_start().split_once(' ')?;
     let (major, minor) = device.split_once(',')?;
     let (before, after) = rest.split_once(" + ")?;
     let errno: i32 = after.rsplit_once('[')?.1.split(']').next()?.parse().ok()?;
-    Some(BlockError {
+    Some(Record::Block(BlockError {
         device: format!("{major}:{minor}"),
         sector: before.rsplit(' ').next()?.parse().ok()?,
         errno: errno.checked_abs()?,
         count: 1,
-    })
+    }))
 }

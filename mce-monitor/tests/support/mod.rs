@@ -115,6 +115,12 @@ pub(crate) fn mc_event(format: &str, error_type: u64, label: &'static str, addre
     record(format, &values)
 }
 
+/// Makes a FIFO, and its directory.
+pub(crate) fn make_fifo(path: &Path) {
+    fs::create_dir_all(path.parent().expect("below")).expect("writable");
+    assert!(Command::new("mkfifo").arg(path).status().expect("mkfifo").success());
+}
+
 /// A host whose tracefs, sysfs and kernel log are files and FIFOs.
 pub(crate) struct Site {
     pub(crate) directory: tempfile::TempDir,
@@ -141,7 +147,7 @@ impl Site {
         fs::create_dir_all(site.path("sysfs/devices/system/edac/mc/mc0")).expect("writable");
         fs::create_dir_all(site.path("bin")).expect("writable");
         for fifo in [instance.join("per_cpu/cpu0/trace_pipe_raw"), site.path("kmsg")] {
-            assert!(Command::new("mkfifo").arg(&fifo).status().expect("mkfifo").success());
+            make_fifo(&fifo);
         }
         site.configure("[cluster]\nenabled = false\n");
         site
