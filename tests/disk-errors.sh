@@ -171,9 +171,12 @@ boot alpha
 says "without a standby it stands still, too" 'is not done after 1 s.*stands still' logs alpha 'stands still'
 start beta
 says "with one its node ends" 'may still be done, and the standby is to resume the guest' logs alpha 'may still be done'
-kill -KILL "${pid[alpha]}"
 sleep 1
 says "but not while the write may land" 'run --config' is_there alpha
+kill -KILL "${pid[alpha]}"
+sleep 0.5
+says "whatever is done to it" 'run --config' is_there alpha
+says "nor is there another in its place" 'another kemari-replicator' timeout 5 "$replicator" run --config "$dir/alpha.toml"
 says "and nothing was handed over" 'beta .*: standby' ask beta status
 thaw
 says "only then it is gone" '^gone$' is_gone alpha

@@ -48,7 +48,7 @@ pub struct Memory {
     store: Store,
     known: Known,
     /// Keeps the flock for as long as the daemon lives.
-    _lock: File,
+    lock: File,
 }
 
 impl Memory {
@@ -78,7 +78,15 @@ impl Memory {
         let store = Store::open(directory, &directory.join(RECORD_FILE), guest)?;
         let known = Known::default();
         known.learn(&store);
-        Ok(Memory { guest: guest.to_owned(), store, known, _lock: lock })
+        Ok(Memory { guest: guest.to_owned(), store, known, lock })
+    }
+
+    /// Keeps the lock until nothing is left of this process, even if this is dropped before.
+    pub(super) fn keep_lock(&self) {
+        match self.lock.try_clone() {
+            Ok(lock) => std::mem::forget(lock),
+            Err(error) => log::error!("the state directory is given up early: {error}"),
+        }
     }
 
     /// What it knows, for those who must not wait for it.
@@ -272,7 +280,8 @@ mod tests {
         let first = open(directory.path());
         assert!(matches!(Memory::open(directory.path(), "web"), Err(AuthorityError::Locked { .. })));
         drop(first);
-        open(directory.path());
+        open(directory.path()).keep_lock();
+        assert!(matches!(Memory::open(directory.path(), "web"), Err(AuthorityError::Locked { .. })));
     }
 
     #[test]

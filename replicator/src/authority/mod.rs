@@ -214,6 +214,11 @@ impl Authority {
         self.memory().outdate(generation)
     }
 
+    /// Keeps others from the state directory until nothing is left of this process.
+    pub(crate) fn keep_lock(&self) {
+        self.memory().keep_lock();
+    }
+
     fn memory(&self) -> MutexGuard<'_, Memory> {
         lock(&self.memory)
     }

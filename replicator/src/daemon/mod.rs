@@ -126,6 +126,10 @@ pub fn run(config: Config, handler: Option<Handler>) -> Result<(), DaemonError> 
     }
     daemon.server.deliver(&mut daemon.node.host.news);
     daemon.node.farewell();
+    if daemon.node.host.machine.disk_in_flight() > 0 {
+        // A thread may stay that writes after all; whoever is started in its place must wait for that.
+        daemon.node.host.authority.keep_lock();
+    }
     result
 }
 
