@@ -2,12 +2,13 @@
 # Disks that fail requests of the guest, or do not finish them: real errors of loop devices over files that were cut short or found no
 # space, and real waiting, for a file system that is frozen.
 #
-# usage: tests/disk-errors.sh REPLICATOR GUEST_ELF (as root, with /dev/kvm, losetup, mkfs.ext4 and fsfreeze)
+# usage: tests/disk-errors.sh REPLICATOR GUEST_ELF AGENT (as root, with /dev/kvm, losetup, mkfs.ext4 and fsfreeze)
 set -euo pipefail
 
 if [ -z "${KEMARI_IN_NAMESPACE:-}" ]; then
-    KEMARI_IN_NAMESPACE=1 exec unshare --net --mount -- "$0" "$(realpath "$1")" "$(realpath "$2")"
+    KEMARI_IN_NAMESPACE=1 exec unshare --net --mount -- "$0" "$(realpath "$1")" "$(realpath "$2")" "$(realpath "$3")"
 fi
+agent=$3
 # shellcheck source=tests/two-nodes.bash
 source "$(dirname "$0")/two-nodes.bash" "$1" "$2"
 
@@ -56,6 +57,12 @@ logs() {
         sleep 0.1
     done
     grep -E "$2" "$dir/$1.log"
+}
+
+# acts NODE ACTION: as Pacemaker asks the agent to.
+acts() {
+    env HA_RSCTMP="$dir" OCF_RESOURCE_INSTANCE=web OCF_RESKEY_config="$dir/$1.toml" OCF_RESKEY_binary="$replicator" \
+        OCF_RESKEY_CRM_meta_timeout=3000 "$agent" ocf "$2" && echo "has succeeded"
 }
 
 # is_there NODE: whether anything of its process is left, as the agent finds it.
@@ -173,13 +180,13 @@ start beta
 says "with one its node ends" 'may still be done, and the standby is to resume the guest' logs alpha 'may still be done'
 sleep 1
 says "but not while the write may land" 'run --config' is_there alpha
-kill -KILL "${pid[alpha]}"
-sleep 0.5
-says "whatever is done to it" 'run --config' is_there alpha
+says "which the agent knows" '^ocf-exit-reason:the replicator runs, but does not answer$' acts alpha monitor
+says "who cannot stop it, so it is to be fenced" '^ocf-exit-reason:the replicator does not end, even by SIGKILL$' acts alpha stop
 says "nor is there another in its place" 'another kemari-replicator' timeout 5 "$replicator" run --config "$dir/alpha.toml"
 says "and nothing was handed over" 'beta .*: standby' ask beta status
 thaw
 says "only then it is gone" '^gone$' is_gone alpha
+says "and the agent knows" '^has succeeded$' acts alpha stop
 wait "${pid[alpha]}" 2>/dev/null || true
 says "and the guest goes on on the standby" 'the guest goes on here' ask beta promote
 sleep 1
