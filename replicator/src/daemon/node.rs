@@ -91,7 +91,7 @@ impl Node {
     /// A peer that has the key has opened a link.
     pub(super) fn link_accepted(&mut self, link: Link) {
         match &mut self.role {
-            Some(Role::Standby(standby)) => standby.adopt(link),
+            Some(Role::Standby(standby)) => standby.adopt(&mut self.host, link),
             Some(Role::Primary(primary)) => primary.meet_rival(link),
             None => {}
         }

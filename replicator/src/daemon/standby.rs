@@ -76,13 +76,14 @@ impl Standby {
     }
 
     /// Takes over a link that a peer has opened, if there is none yet.
-    pub(super) fn adopt(&mut self, link: Link) {
+    pub(super) fn adopt(&mut self, host: &mut Host, link: Link) {
         // One that is only waiting for its last words to be taken makes way.
         if self.link.is_some() && !self.is_alone() {
             log::info!("{}: refused: another primary is connected", link.peer());
             return;
         }
         self.link = Some(link);
+        host.machine.set_listening(false);
     }
 
     /// Begins a promotion: the answer comes as an outcome, or goes to the one who asked.
@@ -317,10 +318,12 @@ impl Standby {
         host.news.emit(event, &reason);
         self.trouble = Some(reason);
         // A promotion may follow, and is to wait for as little as possible. If it cannot be loaded, that is said then.
-        if self.promotable().is_ok()
-            && let Err(error) = self.prepare(host)
-        {
-            log::error!("{error}");
+        if self.promotable().is_ok() {
+            match self.prepare(host) {
+                // Nobody else may be hearing any more what comes for the guest.
+                Ok(_) => host.machine.set_listening(true),
+                Err(error) => log::error!("{error}"),
+            }
         }
     }
 

@@ -445,6 +445,12 @@ impl Machine {
         self.devices.nets.iter().map(kemari_devices::Net::stats).collect()
     }
 
+    /// Whether the network cards keep what comes for the guest until the devices are started, which then give it to the guest, if
+    /// that is soon. A load ends it.
+    pub fn set_listening(&mut self, listening: bool) {
+        self.devices.nets.iter_mut().for_each(|net| net.set_listening(listening));
+    }
+
     /// Counters of the disks.
     #[must_use]
     pub fn disk_stats(&self) -> Vec<DiskStats> {

@@ -37,7 +37,14 @@ impl Ledger {
     /// Measures the longest silence from now on, as the UDP client hears it.
     pub(crate) fn begin_measure(&self) -> Outage<'_> {
         let _ = self.probe.progress().take_longest_gap();
+        let _ = self.take_connection_gap();
         Outage { probe: &self.probe, begun: Instant::now(), answers: self.probe.answers() }
+    }
+
+    /// The longest time without an answer on the TCP connection, whose host waits before it sends again what was lost, since this was
+    /// asked last or a measure was begun.
+    pub(crate) fn take_connection_gap(&self) -> Duration {
+        self.load.progress().take_longest_gap()
     }
 
     /// Waits until the guest answers both clients again and again.

@@ -7,7 +7,8 @@ use kemari_core::Released;
 use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{CONTROL, LINK_ANNOUNCE, LINK_UP, Net, RX, TAP, TX};
+use super::tap::Hearing;
+use super::{CONTROL, LINK_ANNOUNCE, LINK_UP, LISTENING_LIMIT, Net, RX, TAP, TX};
 use crate::output::Payload;
 use crate::virtio::TransportState;
 use crate::{BusDevice, Device, DeviceEvent, DeviceId, Interest, Kind, Output, Source, SourceId, StateError};
@@ -101,14 +102,15 @@ impl Device for Net {
 
     fn start(&mut self) {
         if !self.started {
-            // What came between the opening of the tap and its first filter, or before the last stop.
-            self.tap.drain();
+            if self.listening.take().is_none_or(|since| since.elapsed() > LISTENING_LIMIT) {
+                // What came between the opening of the tap and its first filter, or before the last stop, or too long ago.
+                self.hear(Hearing::Nothing);
+                self.tap.drain();
+            }
             self.waiting = None;
         }
         self.agree();
-        if let Err(error) = self.tap.set_deaf(false) {
-            log::error!("{}: the tap cannot be opened to the network: {error}", self.transport.name());
-        }
+        self.hear(Hearing::Everything);
         self.started = true;
         self.tap_readable = true;
         self.transport.resume();
@@ -116,9 +118,8 @@ impl Device for Net {
 
     fn stop(&mut self) {
         self.started = false;
-        if let Err(error) = self.tap.set_deaf(true) {
-            log::error!("{}: the tap cannot be closed to the network: {error}", self.transport.name());
-        }
+        self.listening = None;
+        self.hear(Hearing::Nothing);
     }
 
     fn kind(&self) -> &'static Kind {

@@ -18,6 +18,7 @@ pub(crate) use device::KIND;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::{
@@ -32,8 +33,8 @@ use crate::virtio::{Chain, Model, Segment, Ticket, Transport, gather, length, sc
 use crate::{DeviceId, Memory, Output};
 pub use door::{NetError, NetOptions, NetStats};
 use offload::Offloads;
-use tap::Tap;
 pub use tap::is_tap_name;
+use tap::{Hearing, Tap};
 
 const RX: usize = 0;
 const TX: usize = 1;
@@ -53,6 +54,8 @@ const LINK_UP: u16 = VIRTIO_NET_S_LINK_UP as u16;
 const LINK_ANNOUNCE: u16 = VIRTIO_NET_S_ANNOUNCE as u16;
 /// Where the configuration has the link's status.
 const CONFIG_STATUS: std::ops::Range<usize> = 6..8;
+/// No frame may be on its way for as long as TCP takes for granted that none is (the MSL of RFC 9293, two minutes).
+const LISTENING_LIMIT: Duration = Duration::from_mins(1);
 /// Frames received before the event loop gets its turn again.
 const RECEIVE_BATCH: usize = 128;
 
@@ -81,6 +84,8 @@ pub struct Net {
     offloads: Offloads,
     /// Bytes of a frame in `buffer` for which the guest has had too few buffers.
     waiting: Option<usize>,
+    /// Since when the stopped card listens.
+    listening: Option<Instant>,
     /// Released frames for which the tap has had no room, or that were released to a stopped card, oldest first. With a queue's
     /// worth of them nothing more is taken, so they are bounded by that and by what the gate holds.
     unsent: VecDeque<Frame>,
@@ -135,6 +140,7 @@ impl Net {
             tap_readable: false,
             offloads: Offloads::default(),
             waiting: None,
+            listening: None,
             unsent: VecDeque::new(),
             link: LINK_UP,
             owes_interrupt: false,
@@ -152,6 +158,25 @@ impl Net {
         if self.transport.session().is_some_and(|session| session.negotiated(VIRTIO_NET_F_GUEST_ANNOUNCE)) {
             self.set_link(LINK_UP | LINK_ANNOUNCE);
             self.transport.interrupt_configuration();
+        }
+    }
+
+    /// Whether the stopped card keeps what comes for the guest, until it is started: it may be that nobody else hears it. What
+    /// is kept for longer than a minute is not given to the guest. A load ends it.
+    pub fn set_listening(&mut self, listening: bool) {
+        if self.started || listening == self.listening.is_some() {
+            return;
+        }
+        self.listening = listening.then(Instant::now);
+        if listening {
+            self.tap.drain();
+        }
+        self.hear(if listening { Hearing::Only(self.mac) } else { Hearing::Nothing });
+    }
+
+    fn hear(&self, what: Hearing) {
+        if let Err(error) = self.tap.hear(what) {
+            log::error!("{}: what the tap is to hear cannot be set: {error}", self.transport.name());
         }
     }
 

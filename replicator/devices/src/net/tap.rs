@@ -13,8 +13,8 @@ const TUN: &str = "/dev/net/tun";
 
 /// A tap, one frame per read and write, each led by a virtio-net header.
 ///
-/// It is opened long before the guest runs here, so that promotion need not wait for it. Until then it is *deaf*: a socket
-/// filter drops what the host sends to it, so nothing stale waits in its queue and a bridge can take it for nothing but a silent port.
+/// It is opened long before the guest runs here, so that promotion need not wait for it. Until then a socket filter drops what the
+/// host sends to it, so nothing stale waits in its queue and a bridge can take it for nothing but a silent port.
 #[derive(Debug)]
 pub(super) struct Tap {
     file: File,
@@ -52,7 +52,7 @@ impl Tap {
         let tap = Tap { file, name: name.to_owned() };
         // It may be left with those of the process before.
         tap.set_offloads(0).map_err(failed)?;
-        tap.set_deaf(true).map_err(failed)?;
+        tap.hear(Hearing::Nothing).map_err(failed)?;
         Ok(tap)
     }
 
@@ -76,17 +76,16 @@ impl Tap {
         check(unsafe { libc::ioctl(self.fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(flags)) })
     }
 
-    /// Whether the tap drops what the host sends to it.
-    pub(super) fn set_deaf(&self, deaf: bool) -> io::Result<()> {
-        // Classic BPF: accept 0 bytes of every frame. `tun_net_xmit` (drivers/net/tun.c) asks this filter before it queues a frame.
-        let mut drop_all = libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 };
-        let program = libc::sock_fprog { len: 1, filter: &raw mut drop_all };
-        let request = if deaf { libc::TUNATTACHFILTER } else { libc::TUNDETACHFILTER };
+    /// What the tap queues from now on of what the host sends to it. `tun_net_xmit` (drivers/net/tun.c) asks the filter.
+    pub(super) fn hear(&self, what: Hearing) -> io::Result<()> {
+        let mut filter = what.filter();
+        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+        let request = if filter.is_empty() { libc::TUNDETACHFILTER } else { libc::TUNATTACHFILTER };
         // SAFETY: both take a `sock_fprog`; the kernel copies the program, which lives until the end of this function.
         check(unsafe { libc::ioctl(self.fd(), request, &raw const program) })
     }
 
-    /// Forgets what has arrived. Ends only if the tap is deaf.
+    /// Forgets what has arrived. Ends only if the tap hears nothing.
     pub(super) fn drain(&self) {
         let mut start_of_frame = [0; HEADER_BYTES];
         // A read takes the whole frame away, however little of it fits.
@@ -101,6 +100,35 @@ impl Tap {
     /// Writes one frame with its header. `WouldBlock` if there is no room.
     pub(super) fn write(&self, frame: &[u8]) -> io::Result<()> {
         (&self.file).write(frame).map(|_| ())
+    }
+}
+
+/// What a tap queues.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Hearing {
+    Nothing,
+    /// Frames to this address alone.
+    Only([u8; 6]),
+    Everything,
+}
+
+impl Hearing {
+    /// As classic BPF, which accepts a frame by returning how many bytes of it. No filter accepts everything.
+    fn filter(self) -> Vec<libc::sock_filter> {
+        let line = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+        let returns = |bytes| line(libc::BPF_RET | libc::BPF_K, 0, 0, bytes);
+        match self {
+            Hearing::Nothing => vec![returns(0)],
+            Hearing::Only([a, b, c, d, e, f]) => vec![
+                line(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+                line(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 3, u32::from_be_bytes([a, b, c, d])),
+                line(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, 0, 4),
+                line(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, u32::from(u16::from_be_bytes([e, f]))),
+                returns(u32::MAX),
+                returns(0),
+            ],
+            Hearing::Everything => Vec::new(),
+        }
     }
 }
 

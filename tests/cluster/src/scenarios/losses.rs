@@ -26,30 +26,41 @@ fn rest() {
 }
 
 /// Kills the primary replicator, and waits until the guest answers from the other node.
-fn kill_primary(cluster: &Cluster, ledger: &Ledger) -> Result<Duration> {
+/// Returns how long the guest was silent, and its TCP connection.
+fn kill_primary(cluster: &Cluster, ledger: &Ledger) -> Result<[Duration; 2]> {
     rest();
     let primary = setup::primary(cluster)?;
     let outage = ledger.begin_measure();
     cluster.node(primary).signal_replicator("KILL")?;
     let took = outage.end(LIMIT, runs_on(cluster, primary.peer()))?;
     ledger.wait_for_answers(LIMIT)?;
-    Ok(took)
+    Ok([took, ledger.take_connection_gap()])
+}
+
+/// What a scenario says of its TCP connection.
+fn connection(gaps: &[Duration]) -> String {
+    let gaps: Vec<String> = gaps.iter().map(|gap| format!("{:.2} s", gap.as_secs_f64())).collect();
+    format!("the TCP connection silent for {}", gaps.join(", "))
 }
 
 pub(super) fn primary_killed(cluster: &Cluster, timings: &mut Timings, repeat: usize) -> Result<String> {
     let ledger = Ledger::open(1)?;
+    let mut gaps = Vec::new();
     for _ in 0..repeat {
-        timings.guest(KILLED, kill_primary(cluster, &ledger)?);
+        let [took, gap] = kill_primary(cluster, &ledger)?;
+        timings.guest(KILLED, took);
+        gaps.push(gap);
         setup::agrees(cluster)?;
         setup::forgive(cluster)?;
     }
-    Ok(format!("{} entries", ledger.close(cluster)?))
+    Ok(format!("{} entries; {}", ledger.close(cluster)?, connection(&gaps)))
 }
 
 pub(super) fn three_failovers(cluster: &Cluster, timings: &mut Timings, _: usize) -> Result<String> {
     let ledger = Ledger::open(2)?;
     for _ in 0..3 {
-        timings.guest(KILLED, kill_primary(cluster, &ledger)?);
+        let [took, _] = kill_primary(cluster, &ledger)?;
+        timings.guest(KILLED, took);
         // Nobody forgives here: the node comes back when the failure has timed out.
         setup::protected(cluster, LIMIT)?;
     }
@@ -197,6 +208,7 @@ pub(super) fn standby_node_lost(cluster: &Cluster, _: &mut Timings, _: usize) ->
 
 pub(super) fn primary_node_lost(cluster: &Cluster, timings: &mut Timings, repeat: usize) -> Result<String> {
     let ledger = Ledger::open(7)?;
+    let mut gaps = Vec::new();
     for _ in 0..repeat.min(2) {
         rest();
         let primary = setup::primary(cluster)?;
@@ -204,11 +216,12 @@ pub(super) fn primary_node_lost(cluster: &Cluster, timings: &mut Timings, repeat
         cluster.node(primary).kill()?;
         timings.guest(NODE_LOST, outage.end(LIMIT, runs_on(cluster, primary.peer()))?);
         ledger.wait_for_answers(LIMIT)?;
+        gaps.push(ledger.take_connection_gap());
         restart(cluster, primary)?;
         setup::protected(cluster, LIMIT)?;
     }
     setup::agrees(cluster)?;
-    Ok(format!("{} entries", ledger.close(cluster)?))
+    Ok(format!("{} entries; {}", ledger.close(cluster)?, connection(&gaps)))
 }
 
 pub(super) fn ring_cut(cluster: &Cluster, _: &mut Timings, _: usize) -> Result<String> {

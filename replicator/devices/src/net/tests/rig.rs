@@ -193,6 +193,7 @@ impl Rig {
 /// Of a [`frame`], which must be whole.
 pub(super) fn number(bytes: &[u8]) -> u16 {
     let number = u16::from_be_bytes([bytes[14], bytes[15]]);
-    assert_eq!(bytes, frame(number), "whole");
+    // To whom it is, the test knows.
+    assert_eq!(bytes[6..], frame(number)[6..], "whole");
     number
 }

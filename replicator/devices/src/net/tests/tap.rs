@@ -71,6 +71,12 @@ impl Host {
         self.0.write_all(&frame(number)).expect("the tap is up");
     }
 
+    fn send_to(&mut self, mac: [u8; 6], number: u16) {
+        let mut frame = frame(number);
+        frame[..6].copy_from_slice(&mac);
+        self.0.write_all(&frame).expect("the tap is up");
+    }
+
     /// The next of our frames.
     fn receive(&mut self) -> Option<u16> {
         let end = Instant::now() + Duration::from_millis(500);
@@ -181,6 +187,41 @@ fn a_card_that_waits_for_its_start_hears_nothing_stale() {
         rig.net.start();
         host.send(2002);
         assert_eq!(received(&mut rig), [2002]);
+    });
+}
+
+#[test]
+fn a_card_that_listens_keeps_what_is_for_its_guest_alone_and_not_for_long() {
+    in_namespace(|| {
+        make_tap();
+        let mut host = Host::new();
+        let mut rig = rig();
+        rig.driver.start(FEATURES);
+        (0..8).for_each(|head| rig.make_room(head, ROOM));
+        host.send_to(MAC, 1);
+        rig.net.set_listening(true);
+        host.send(2);
+        host.send_to([2, 0x4b, 0x4d, 0x52, 0x49, 8], 3);
+        host.send_to(MAC, 4);
+        rig.service_all();
+        assert!(rig.received().is_empty(), "the guest does not run");
+        rig.net.start();
+        assert_eq!(received(&mut rig), [4]);
+        rig.net.stop();
+        // The primary is back.
+        rig.net.set_listening(true);
+        host.send_to(MAC, 5);
+        rig.net.set_listening(false);
+        rig.net.start();
+        host.send(6);
+        assert_eq!(received(&mut rig), [6]);
+        rig.net.stop();
+        rig.net.set_listening(true);
+        host.send_to(MAC, 7);
+        rig.net.listening = Instant::now().checked_sub(LISTENING_LIMIT * 2);
+        rig.net.start();
+        host.send(8);
+        assert_eq!(received(&mut rig), [8]);
     });
 }
 
