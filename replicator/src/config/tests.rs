@@ -64,6 +64,7 @@ fn a_value_that_makes_no_sense_is_named_with_its_key_and_a_remedy() {
         ("52:54", "53:54", "nic[0].mac = \"53:54:00:12:34:56\"", "multicast"),
         (":56", "", "nic[0].mac = \"52:54:00:12:34\"", "six pairs"),
         ("\"root\"", "\"a serial number that is long\"", "disk[0].serial", "20"),
+        ("\"root\"", "\"root\"\ntimeout_s = 0", "disk[0].timeout_s = 0", "1 to 3600"),
         ("127.0.0.1:7040", "localhost:7040", "link.listen = \"localhost:7040\"", "10.0.0.1:7040"),
         ("127.0.0.1:7041", "127.0.0.1:7040", "link.peer = \"127.0.0.1:7040\"", "other node"),
         ("[link]", "[link]\nheartbeat_ms = 900", "link.peer_timeout_ms = 1000", "heartbeat"),
