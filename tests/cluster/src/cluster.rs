@@ -19,6 +19,7 @@ use crate::machine::{Machine, Wire};
 
 const BOOT: &str = include_str!("boot.sh");
 const CLUSTER_START: &str = include_str!("cluster_start.sh");
+const SETTLE: &str = include_str!("settle.sh");
 /// Milliseconds after which corosync takes a silent node for dead; the loss is then agreed upon for 1.2 times as long.
 const TOKEN_MS: u32 = 1000;
 const TICK: Duration = Duration::from_millis(20);
@@ -205,6 +206,7 @@ fn install(root: &Path, home: &Path, name: NodeName, programs: &Programs) -> Res
     };
     write("boot", BOOT)?;
     write("cluster-start", CLUSTER_START)?;
+    write("upper/usr/sbin/settle", SETTLE)?;
     write("upper/etc/corosync/corosync.conf", &corosync_conf())?;
     write("upper/etc/kemari/web.toml", &guest_config(root, name, number))?;
     // By the name that the example uses, too: these hosts' BMCs are what they are.

@@ -61,7 +61,7 @@ pub(crate) fn measure(cluster: &Cluster, timings: &mut Timings, repeat: usize) -
     }
     disable_fencing(cluster)?;
     cluster.sh("pcs resource delete --force floor")?;
-    cluster.sh("crm_resource --wait")?;
+    cluster.sh("settle")?;
     Ok(format!("{repeat} times"))
 }
 
@@ -110,7 +110,7 @@ fn promoted(cluster: &Cluster) -> Result<NodeName, ClusterError> {
 
 fn settle(cluster: &Cluster) -> Result<(), ClusterError> {
     cluster.wait("for Stateful to run on both", LIMIT, |cluster| {
-        let text = cluster.sh("crm_resource --wait; crm_mon -1 --include=none,resources")?;
+        let text = cluster.sh("settle; crm_mon -1 --include=none,resources")?;
         Ok(text.contains("Promoted: [") && text.contains("Unpromoted: ["))
     })?;
     Ok(())
@@ -119,13 +119,13 @@ fn settle(cluster: &Cluster) -> Result<(), ClusterError> {
 /// Makes the test's fence device the cluster's.
 pub(crate) fn enable_fencing(cluster: &Cluster) -> Result<(), ClusterError> {
     cluster.sh("pcs stonith create fence fence_kemari_test pcmk_host_list=alpha,beta pcmk_host_check=static-list \
-         op monitor interval=0s && pcs property set stonith-enabled=true priority-fencing-delay=2s && crm_resource --wait")?;
+         op monitor interval=0s && pcs property set stonith-enabled=true priority-fencing-delay=2s && settle")?;
     Ok(())
 }
 
 /// Takes it away.
 pub(crate) fn disable_fencing(cluster: &Cluster) -> Result<(), ClusterError> {
-    cluster.sh("pcs property set stonith-enabled=false && pcs stonith delete fence && crm_resource --wait")?;
+    cluster.sh("pcs property set stonith-enabled=false && pcs stonith delete fence && settle")?;
     Ok(())
 }
 

@@ -61,7 +61,7 @@ pub(super) fn readme(cluster: &Cluster, _: &mut Timings, _: usize) -> Result<Str
     let devices = "fence-alpha fence-beta";
     cluster
         .sh(&format!("pcs property set stonith-enabled=false && for d in {devices}; do pcs stonith delete $d; done"))?;
-    cluster.sh("crm_resource --wait")?;
+    cluster.sh("settle")?;
     Ok(format!("{} entries", ledger.close(cluster)?))
 }
 
@@ -99,7 +99,7 @@ pub(super) fn vip(cluster: &Cluster, _: &mut Timings, _: usize) -> Result<String
             return wrong("manual-failover.sh did not move the guest");
         }
     }
-    cluster.sh("pcs resource delete --force vip && crm_resource --wait")?;
+    cluster.sh("pcs resource delete --force vip && settle")?;
     setup::agrees(cluster)?;
     Ok("the address follows manual-failover.sh".to_owned())
 }
@@ -124,7 +124,7 @@ pub(super) fn node_health(cluster: &Cluster, _: &mut Timings, _: usize) -> Resul
 pub(super) fn forget_health_rules(cluster: &Cluster) -> Result<()> {
     cluster.sh(
         "pcs constraint delete location-web-clone && pcs property set node-health-strategy=none node-health-red= \
-         && crm_resource --wait",
+         && settle",
     )?;
     Ok(())
 }
@@ -171,7 +171,7 @@ pub(super) fn other_tools(cluster: &Cluster, _: &mut Timings, _: usize) -> Resul
         format!("cibadmin -M -c -o resources -x {}/two-nodes.xml", examples.display()),
     ];
     for load in &loads {
-        cluster.sh("pcs resource disable web && crm_resource --wait && pcs resource delete --force web-clone && crm_resource --wait")?;
+        cluster.sh("pcs resource disable web && settle && pcs resource delete --force web-clone && settle")?;
         cluster.wait("for the replicators to end", LIMIT, |cluster| Ok(cluster.statuses().is_empty()))?;
         cluster.sh(load)?;
         setup::protected(cluster, LIMIT)?;

@@ -28,14 +28,14 @@ pub(super) fn handover_cut(cluster: &Cluster, _: &mut Timings, _: usize) -> Resu
     // One client all the time: its connection is to survive all three.
     let ledger = Ledger::open(40)?;
     // A promotion that is refused is tried again for as long as it may take.
-    cluster.sh("pcs resource update web op promote interval=0s timeout=15s && crm_resource --wait")?;
+    cluster.sh("pcs resource update web op promote interval=0s timeout=15s && settle")?;
     let mut said = Vec::new();
     for cut in [Cut::ReplicatorKilled, Cut::PromoteFails, Cut::NodeKilled] {
         let silent = play(cluster, &ledger, cut)
             .map_err(|error| ClusterError::Wrong(format!("{cut:?} in the middle of a handover: {error}")))?;
         said.push(format!("{cut:?}: back after {:.1} s", silent.as_secs_f64()));
     }
-    cluster.sh("pcs resource update web op promote interval=0s timeout=60s && crm_resource --wait")?;
+    cluster.sh("pcs resource update web op promote interval=0s timeout=60s && settle")?;
     Ok(format!("{} entries; {}", ledger.close(cluster)?, said.join(", ")))
 }
 

@@ -73,9 +73,7 @@ pub(super) fn memory_fails_migrate(cluster: &Cluster, _: &mut Timings, _: usize)
     cluster.node(primary).sh("kemari-mce-monitor clear")?;
     setup::protected(cluster, LIMIT)?;
     setup::agrees(cluster)?;
-    cluster.sh(
-        "pcs resource delete --force health-mce && pcs property set node-health-strategy=none && crm_resource --wait",
-    )?;
+    cluster.sh("pcs resource delete --force health-mce && pcs property set node-health-strategy=none && settle")?;
     NODES.into_iter().try_for_each(|name| unconfigure(cluster, name))?;
     Ok(format!("{} entries", ledger.close(cluster)?))
 }
@@ -114,7 +112,7 @@ fn becomes(cluster: &Cluster, name: NodeName, colour: &str) -> Result<()> {
 }
 
 fn forget(cluster: &Cluster) -> Result<()> {
-    cluster.sh("pcs resource delete --force health-mce && crm_resource --wait")?;
+    cluster.sh("pcs resource delete --force health-mce && settle")?;
     super::examples::forget_health_rules(cluster)?;
     NODES.into_iter().try_for_each(|name| unconfigure(cluster, name))
 }

@@ -148,34 +148,6 @@ fn cut_replication(
     Ok(again.as_secs_f64())
 }
 
-/// Consent races a promotion: the primary's helper is stopped in the middle, the standby promoted, and the helper let go on.
-pub(super) fn late_helper(cluster: &Cluster, _: &mut Timings, _: usize) -> Result<String> {
-    // In brackets, so that it does not match the command that looks for it.
-    const HELPER: &str = "'kemari-agent authorit[y] .* alone '";
-    let ledger = Ledger::open(13)?;
-    let primary = setup::primary(cluster)?;
-    cluster.node(primary).cut(Wire::Replication)?;
-    cluster.wait("for the helper", LIMIT, |cluster| {
-        Ok(cluster.node(primary).sh(&format!("pkill --signal STOP --full {HELPER}")).is_ok())
-    })?;
-    cluster.sh("crm_resource --ban -r web-clone --promoted")?;
-    cluster.wait("for the standby to be promoted", LIMIT, |cluster| Ok(cluster.primary() == Some(primary.peer())))?;
-    let record = setup::record(cluster)?;
-    let late = cluster.node(primary).sh(&format!("pkill --signal CONT --full {HELPER}")).is_ok();
-    ledger.wait_for_answers(LIMIT)?;
-    std::thread::sleep(Duration::from_secs(1));
-    let after = setup::record(cluster)?;
-    if after != record {
-        return Err(ClusterError::Wrong(format!("a late helper has changed the record from {record} to {after}")));
-    }
-    cluster.node(primary).heal(Wire::Replication)?;
-    cluster.sh("crm_resource --clear -r web-clone")?;
-    setup::forgive(cluster)?;
-    setup::agrees(cluster)?;
-    let how = if late { "the helper went on late" } else { "the helper was gone with its replicator" };
-    Ok(format!("{} entries; {how}", ledger.close(cluster)?))
-}
-
 /// A standby that cannot start: the guest runs on, and an operator sees why.
 pub(super) fn failed_start(cluster: &Cluster, _: &mut Timings, _: usize) -> Result<String> {
     let ledger = Ledger::open(14)?;

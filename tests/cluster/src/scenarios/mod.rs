@@ -10,6 +10,7 @@ mod losses;
 mod moves;
 mod partitions;
 mod policies;
+mod races;
 mod setup;
 mod stops;
 
@@ -78,7 +79,7 @@ pub(crate) const ALL: &[Scenario] = &[
     ),
     scenario("node-standby", "pcs node standby and unstandby of the primary's node", Play::Guest(moves::node_standby)),
     scenario("replication-cut", "the replication link is cut and heals", Play::Guest(losses::replication_cut)),
-    scenario("late-helper", "consent races a promotion, and comes late", Play::Guest(losses::late_helper)),
+    scenario("late-helper", "consent races a promotion, and comes late", Play::Guest(races::late_helper)),
     scenario("failed-start", "a standby that cannot start", Play::Guest(losses::failed_start)),
     scenario("disable", "pcs resource disable shuts the guest down, enable boots it", Play::Guest(moves::disabled)),
     scenario("standby-node-lost", "the standby's node dies; it is fenced", Play::Fenced(losses::standby_node_lost)),

@@ -33,7 +33,7 @@ pub(super) fn node_standby(cluster: &Cluster, _: &mut Timings, _: usize) -> Resu
     let outage = ledger.begin_measure();
     cluster.sh(&format!("pcs node standby {primary}"))?;
     let took = outage.end(LIMIT, || Ok(cluster.primary() == Some(primary.peer())))?;
-    cluster.sh("crm_resource --wait")?;
+    cluster.sh("settle")?;
     if cluster.statuses().len() != 1 {
         return Err(ClusterError::Wrong("a replicator runs on a node in standby".to_owned()));
     }
@@ -48,12 +48,12 @@ pub(super) fn disabled(cluster: &Cluster, _: &mut Timings, _: usize) -> Result<S
     let ledger = Ledger::open(22)?;
     ledger.wait_for_answers(LIMIT)?;
     let before = setup::record(cluster)?;
-    cluster.sh("pcs resource disable web && crm_resource --wait")?;
+    cluster.sh("pcs resource disable web && settle")?;
     if !cluster.statuses().is_empty() {
         return Err(ClusterError::Wrong("a replicator runs though the guest is disabled".to_owned()));
     }
     let entries = ledger.abandon(cluster)?;
-    cluster.sh("pcs resource enable web && crm_resource --wait")?;
+    cluster.sh("pcs resource enable web && settle")?;
     setup::protected(cluster, LIMIT)?;
     setup::agrees(cluster)?;
     let after = setup::record(cluster)?;

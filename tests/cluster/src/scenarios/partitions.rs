@@ -89,9 +89,9 @@ impl Cut {
 /// Without fencing; a table for each, since fencing takes its time.
 pub(super) fn without_fencing(cluster: &Cluster, _: &mut Timings, _: usize) -> Result<String> {
     // A promotion that is refused is tried again for as long as it may take.
-    cluster.sh("pcs resource update web op promote interval=0s timeout=15s && crm_resource --wait")?;
+    cluster.sh("pcs resource update web op promote interval=0s timeout=15s && settle")?;
     let said = table(cluster, false, 70)?;
-    cluster.sh("pcs resource update web op promote interval=0s timeout=60s && crm_resource --wait")?;
+    cluster.sh("pcs resource update web op promote interval=0s timeout=60s && settle")?;
     Ok(said)
 }
 
@@ -168,7 +168,7 @@ fn play(cluster: &Cluster, ledger: &Ledger, cut: &Cut) -> Result<()> {
     cluster.wait("for a vain promotion to end", LIMIT, |cluster| {
         Ok(NODES.into_iter().all(|name| cluster.node(name).sh("pgrep --full 'kemari-agent ocf promot[e]'").is_err()))
     })?;
-    cluster.sh("crm_resource --wait")?;
+    cluster.sh("settle")?;
     // What has failed meanwhile times out by itself.
     setup::protected(cluster, LIMIT)?;
     setup::agrees(cluster)

@@ -28,7 +28,7 @@ pub(super) fn unprotected(cluster: &Cluster, _: &mut Timings, _: usize) -> Resul
         ("fenced", by_word),
     ] {
         let wrong = |error| ClusterError::Wrong(format!("unprotected={value}: {error}"));
-        cluster.sh(&format!("pcs resource update web unprotected={value} && crm_resource --wait"))?;
+        cluster.sh(&format!("pcs resource update web unprotected={value} && settle"))?;
         ledger.wait_for_answers(LIMIT).map_err(wrong)?;
         play(cluster, &ledger, primary).map_err(wrong)?;
         setup::protected(cluster, LIMIT).map_err(wrong)?;
@@ -40,7 +40,7 @@ pub(super) fn unprotected(cluster: &Cluster, _: &mut Timings, _: usize) -> Resul
             "a parameter that can be changed while the guest runs has restarted it".to_owned(),
         ));
     }
-    cluster.sh("pcs resource update web unprotected= && crm_resource --wait")?;
+    cluster.sh("pcs resource update web unprotected= && settle")?;
     Ok(format!("{} entries", ledger.close(cluster)?))
 }
 

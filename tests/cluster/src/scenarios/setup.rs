@@ -74,7 +74,7 @@ pub(super) fn forgive(cluster: &Cluster) -> Result<()> {
 
 /// Whether Pacemaker believes what is so: the guest promoted where it runs.
 pub(super) fn agrees(cluster: &Cluster) -> Result<()> {
-    cluster.sh("crm_resource --wait")?;
+    cluster.sh("settle")?;
     let text = cluster.sh("crm_resource --locate -r web-clone 2>/dev/null")?;
     let promoted = |line: &&str| line.contains("Promoted") || line.contains("Master");
     let believed =

@@ -76,16 +76,16 @@ pub(super) fn stopped_between(cluster: &Cluster, _: &mut Timings, _: usize) -> R
     ledger.wait_for_answers(LIMIT)?;
     let before = (setup::record(cluster)?, shutdowns(cluster));
     let primary = setup::primary(cluster)?;
-    cluster.sh("pcs property set maintenance-mode=true && crm_resource --wait")?;
+    cluster.sh("pcs property set maintenance-mode=true && settle")?;
     cluster.node(primary).sh("kemari-replicator demote --config /etc/kemari/web.toml")?;
-    cluster.sh("pcs resource disable web && pcs property set maintenance-mode=false && crm_resource --wait")?;
+    cluster.sh("pcs resource disable web && pcs property set maintenance-mode=false && settle")?;
     cluster.wait("for both replicators to end", LIMIT, |cluster| Ok(cluster.statuses().is_empty()))?;
     let (record, shutdowns) = (setup::record(cluster)?, shutdowns(cluster));
     if shutdowns != before.1 + 1 {
         return Err(ClusterError::Wrong(format!("the guest was thrown away; the record is {record}")));
     }
     let entries = ledger.abandon(cluster)?;
-    cluster.sh("pcs resource enable web && crm_resource --wait")?;
+    cluster.sh("pcs resource enable web && settle")?;
     setup::protected(cluster, LIMIT)?;
     setup::agrees(cluster)?;
     Ok(format!("{entries} entries; record {} -> {record}", before.0))
