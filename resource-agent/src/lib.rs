@@ -12,6 +12,7 @@ mod cli;
 mod cluster;
 mod guest;
 mod ocf;
+pub mod sabotage;
 
 pub use cli::main;
 pub use cluster::{ClusterError, CommandError};

@@ -25,18 +25,17 @@ impl View {
     /// Asks the cluster.
     pub(super) fn read(node: &str) -> Result<View, CommandError> {
         let members = answer_of(MEMBERS, &["--one-shot", "--output-as=xml", "--include=none,nodes"])?;
-        // Before anybody has published it nobody ever heard of the attribute. Any other failure must not read as "nobody is red".
-        let values = match answer_of(ATTRIBUTES, &["--query", "--all", "--name", HEALTH, "--output-as=xml"]) {
-            Ok(values) => values,
-            Err(CommandError::Failed { code: NO_SUCH, .. }) => "<none/>".to_owned(),
-            Err(error) => return Err(error),
-        };
-        View::parse(node, &members, &values)
+        View::parse(node, &members, &colours()?)
     }
 
-    fn parse(node: &str, members: &str, values: &str) -> Result<View, CommandError> {
-        let unreadable = |program| move |reason: String| CommandError::Unreadable { program, reason };
-        let values = roxmltree::Document::parse(values).map_err(|error| unreadable(ATTRIBUTES)(error.to_string()))?;
+    /// Asks only what everybody has published.
+    pub(super) fn update_colours(&mut self, node: &str) -> Result<(), CommandError> {
+        self.take_colours(node, &colours()?)
+    }
+
+    fn take_colours(&mut self, node: &str, values: &str) -> Result<(), CommandError> {
+        let unreadable = |reason: String| CommandError::Unreadable { program: ATTRIBUTES, reason };
+        let values = roxmltree::Document::parse(values).map_err(|error| unreadable(error.to_string()))?;
         let value = |host: &str| {
             values
                 .descendants()
@@ -44,8 +43,17 @@ impl View {
                 .find_map(|element| element.attribute("value"))
                 .filter(|value| !value.is_empty())
         };
+        self.own = value(node).map(str::to_owned);
+        for peer in &mut self.cluster.peers {
+            peer.colour = value(&peer.name).and_then(Colour::from_word).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    fn parse(node: &str, members: &str, values: &str) -> Result<View, CommandError> {
+        let unreadable = |program| move |reason: String| CommandError::Unreadable { program, reason };
         let members = roxmltree::Document::parse(members).map_err(|error| unreadable(MEMBERS)(error.to_string()))?;
-        let mut view = View { cluster: Cluster::default(), own: value(node).map(str::to_owned) };
+        let mut view = View::default();
         let mut found = false;
         for element in members.descendants().filter(|element| element.has_tag_name("node")) {
             let name = element.attribute("name").unwrap_or_default();
@@ -57,14 +65,24 @@ impl View {
             let is = |flag| element.attribute(flag) == Some("true");
             let away =
                 ["unclean", "pending", "standby", "standby_onfail", "maintenance", "shutdown"].into_iter().any(is);
-            let colour = value(name).and_then(Colour::from_word).unwrap_or_default();
-            view.cluster.peers.push(Peer { name: name.to_owned(), id, online: is("online") && !away, colour });
+            let online = is("online") && !away;
+            view.cluster.peers.push(Peer { name: name.to_owned(), id, online, colour: Colour::default() });
         }
         if !found {
             let reason = format!("{node} is no node of this cluster; set cluster.node");
             return Err(unreadable(MEMBERS)(reason));
         }
+        view.take_colours(node, values)?;
         Ok(view)
+    }
+}
+
+/// What everybody has published.
+fn colours() -> Result<String, CommandError> {
+    match answer_of(ATTRIBUTES, &["--query", "--all", "--name", HEALTH, "--output-as=xml"]) {
+        // Before anybody has published it nobody ever heard of the attribute. Any other failure must not read as "nobody is red".
+        Err(CommandError::Failed { code: NO_SUCH, .. }) => Ok("<none/>".to_owned()),
+        answer => answer,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The thread that tells Pacemaker.
 //!
-//! A colour is told at once. Red is told by what is known of the cluster, and looked at again as soon as it is told: the other node
-//! may have told the same. What operators read follows, and changes every ten seconds at most.
+//! A colour is told at once. Red is told by what is known of the cluster, and the others' colours are looked at as soon as it is
+//! told: the other node may have told the same. What operators read follows, and changes every ten seconds at most.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +22,9 @@ const CALM: Duration = Duration::from_secs(10);
 /// The same while guests are to leave this host: until red is told, and for a while after.
 const ALERT: Duration = Duration::from_secs(1);
 const ALERT_FOR: Duration = Duration::from_secs(60);
+/// How long what operators read waits after a colour was told. Each change of an attribute makes Pacemaker think again about what
+/// it is doing, and while it moves a guest it is not to be disturbed.
+const DETAILS_AFTER: Duration = Duration::from_secs(2);
 
 /// What operators read in `crm_mon -A`.
 const WHY: &str = "kemari-mce-why";
@@ -92,10 +95,17 @@ impl Publisher {
 
     /// How long the cluster need not be looked at.
     fn patience(&self) -> Duration {
+        let look = self.looked_at.map_or(Duration::ZERO, |at| self.interval().saturating_sub(at.elapsed()));
+        let details = self.turned_at.and_then(|at| DETAILS_AFTER.checked_sub(at.elapsed()));
+        // Those that are overdue could not be told; they wait for the next look.
+        details.filter(|_| self.owes_details()).map_or(look, |details| look.min(details))
+    }
+
+    /// Between two looks at the cluster.
+    fn interval(&self) -> Duration {
         let recently = self.turned_at.is_some_and(|at| at.elapsed() < ALERT_FOR);
         let alert = self.news.verdict.colour == Colour::Red && (self.decision.colour < Colour::Red || recently);
-        let interval = if alert { ALERT } else { CALM };
-        self.looked_at.map_or(Duration::ZERO, |at| interval.saturating_sub(at.elapsed()))
+        if alert { ALERT } else { CALM }
     }
 
     fn tell(&mut self, now: Moment) -> Result<(), CommandError> {
@@ -109,20 +119,28 @@ impl Publisher {
         }
         self.publish(HEALTH, self.decision.colour.word().to_owned())?;
         if self.decision.colour == Colour::Red && before != Colour::Red {
-            self.look()?;
+            self.look_at_colours()?;
             self.decide(now)?;
             self.publish(HEALTH, self.decision.colour.word().to_owned())?;
         }
-        if before != self.decision.colour || self.details_at.is_none_or(|at| at.elapsed() >= CALM) {
-            self.details_at = Some(Instant::now());
-            let why = match &self.decision.held_back {
-                Some(obstacle) => format!("would be red, but {obstacle}; {}", self.news.verdict.why),
-                None => self.news.verdict.why.clone(),
-            };
-            self.publish(WHY, why)?;
-            self.publish(LAST, self.news.last.clone())?;
-        }
-        Ok(())
+        let calm = self.turned_at.is_none_or(|at| at.elapsed() >= DETAILS_AFTER);
+        let due = self.owes_details() || self.details_at.is_none_or(|at| at.elapsed() >= CALM);
+        if calm && due { self.tell_details() } else { Ok(()) }
+    }
+
+    /// Whether a colour was told without what operators read about it.
+    fn owes_details(&self) -> bool {
+        self.turned_at.is_some_and(|turned_at| self.details_at.is_none_or(|at| at < turned_at))
+    }
+
+    fn tell_details(&mut self) -> Result<(), CommandError> {
+        self.details_at = Some(Instant::now());
+        let why = match &self.decision.held_back {
+            Some(obstacle) => format!("would be red, but {obstacle}; {}", self.news.verdict.why),
+            None => self.news.verdict.why.clone(),
+        };
+        self.publish(WHY, why)?;
+        self.publish(LAST, self.news.last.clone())
     }
 
     fn decide(&mut self, now: Moment) -> Result<(), CommandError> {
@@ -163,6 +181,14 @@ impl Publisher {
         Ok(())
     }
 
+    /// Looks at what the others have published, which takes a part of the time of a whole look.
+    fn look_at_colours(&mut self) -> Result<(), CommandError> {
+        match &mut self.view {
+            Some((view, _)) => view.update_colours(&self.config.node),
+            None => self.look(),
+        }
+    }
+
     fn publish(&mut self, name: &'static str, value: String) -> Result<(), CommandError> {
         let unknown = value.is_empty() && !self.told.contains_key(name);
         if unknown || self.told.get(name) == Some(&value) {
@@ -192,9 +218,12 @@ impl Publisher {
         };
     }
 
-    fn take_back(self) {
+    fn take_back(mut self) {
         if self.told.get(HEALTH).is_some_and(|colour| colour == Colour::Red.word()) {
             log::warn!("this host is left red; `attrd_updater --name {HEALTH} --delete` takes it back");
+            if let Err(error) = self.tell_details() {
+                log::warn!("{error}");
+            }
             return;
         }
         for (name, value) in &self.told {

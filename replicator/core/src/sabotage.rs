@@ -50,17 +50,24 @@ impl Bug {
 }
 
 /// Whether this bug is planted in this process.
-#[cfg(feature = "sabotage")]
+#[inline(always)]
 #[must_use]
 pub fn planted(bug: Bug) -> bool {
-    static NAME: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
-    NAME.get_or_init(|| std::env::var("KEMARI_SABOTAGE").ok()).as_deref() == Some(bug.name())
+    is_planted(bug.name())
 }
 
-/// Whether this bug is planted in this process: never, in a build without the feature.
+/// Whether the bug of that name is planted in this process.
+#[cfg(feature = "sabotage")]
+#[must_use]
+pub fn is_planted(name: &str) -> bool {
+    static NAME: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    NAME.get_or_init(|| std::env::var("KEMARI_SABOTAGE").ok()).as_deref() == Some(name)
+}
+
+/// Whether the bug of that name is planted in this process: never, in a build without the feature.
 #[cfg(not(feature = "sabotage"))]
 #[inline(always)]
 #[must_use]
-pub fn planted(_bug: Bug) -> bool {
+pub fn is_planted(_name: &str) -> bool {
     false
 }

@@ -9,7 +9,7 @@ const PRIMARY: i32 = 100;
 /// Of a node that has only to boot a guest that never ran.
 const CREATED: i32 = 100;
 /// Of a standby that holds the newest image.
-const STANDBY: i32 = 50;
+pub(super) const STANDBY: i32 = 50;
 /// Of a node that could boot the guest from its disk: less than one that can resume it.
 const BOOTABLE: i32 = 10;
 

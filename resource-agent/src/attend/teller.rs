@@ -17,6 +17,12 @@ use crate::guest::Guest;
 
 /// Between two looks while there is something to wait for that comes from elsewhere: the record, or the other node's wish.
 const UNSETTLED: Duration = Duration::from_millis(150);
+/// The same for what a standby without primary waits for besides a wish: the record, and how the other node stands. To ask for
+/// these takes four processes, and nobody waits for the answer so urgently.
+const FORLORN: Duration = Duration::from_secs(1);
+/// How long a guest that was handed over may take to be promoted before it is looked around again. Meanwhile Pacemaker is at it:
+/// what the two nodes have told holds, and to ask anything costs time that the guest stands still for.
+const MOVE: Duration = Duration::from_secs(1);
 /// Otherwise: how old the epoch that operators see may be.
 const SETTLED: Duration = Duration::from_secs(10);
 /// What only operators look at is told once nothing has happened for so long. Each change of an attribute makes Pacemaker think
@@ -86,6 +92,10 @@ pub(super) struct Teller {
     /// When it was last looked whether the cluster still knows it.
     checked: Instant,
     last: Option<Status>,
+    /// When it was looked around last, if nothing has happened since.
+    looked_at: Option<Instant>,
+    /// Since when this node holds the guest's final image, and does not run it.
+    handed_over_at: Option<Instant>,
     /// When something happened last.
     disturbed_at: Instant,
     /// When operators were shown something last.
@@ -108,6 +118,8 @@ impl Teller {
             told: BTreeMap::new(),
             checked: Instant::now(),
             last: None,
+            looked_at: None,
+            handed_over_at: None,
             disturbed_at: Instant::now(),
             shown_at: None,
             outdated: None,
@@ -123,7 +135,10 @@ impl Teller {
             });
             match self.news.wait(wait) {
                 State::Nothing => {}
-                State::Something => self.disturbed_at = Instant::now(),
+                State::Something => {
+                    self.disturbed_at = Instant::now();
+                    self.looked_at = None;
+                }
                 State::Died => return self.end(),
             }
         }
@@ -131,26 +146,52 @@ impl Teller {
 
     /// Looks at the replicator and tells the cluster what is new. Returns when to look again if nothing happens.
     fn look(&mut self) -> Result<Duration, ClusterError> {
-        // Before the status: a promotion changes the record first, and a status older than its record would look like that of a
-        // standby whose image is outdated.
-        let stored = self.door.read()?;
-        let Ok(status) = Client::connect(&self.guest.control).and_then(|mut client| client.status()) else {
-            // It has just ended, or hangs; both are seen by others.
-            return Ok(SETTLED);
-        };
-        // Even if the cluster cannot be talked to from here on: it is told at the end what this was.
-        self.last = Some(status.clone());
-        if status.replication == Replication::Frozen {
-            // It is being promoted. Pacemaker has decided, and nothing that is said now could help it.
+        let Some(status) = self.ask() else { return Ok(SETTLED) };
+        if self.is_on_the_move(&status) {
             return Ok(UNSETTLED);
         }
-        let alone = status.role == Role::Standby && status.replication == Replication::Alone;
-        if alone {
+        if is_forlorn(&status) {
             self.serve_wish(&status)?;
+            if self.looked_at.is_some_and(|at| at.elapsed() < FORLORN) {
+                return Ok(UNSETTLED);
+            }
         } else {
             // The next wish is a new one, even if it is about the same generation.
             self.outdated = None;
         }
+        self.looked_at = Some(Instant::now());
+        self.look_around()
+    }
+
+    /// The replicator's status; none if it has just ended, or hangs. Both are seen by others.
+    fn ask(&mut self) -> Option<Status> {
+        let status = Client::connect(&self.guest.control).and_then(|mut client| client.status()).ok()?;
+        // Even if the cluster cannot be talked to from here on: it is told at the end what this was.
+        self.last = Some(status.clone());
+        Some(status)
+    }
+
+    /// Whether Pacemaker moves the guest at this moment. It has decided, and nothing that is said now could help it.
+    fn is_on_the_move(&mut self, status: &Status) -> bool {
+        if status.replication == Replication::Frozen {
+            return true;
+        }
+        if !is_handed_over(status) {
+            self.handed_over_at = None;
+            return false;
+        }
+        self.handed_over_at.get_or_insert_with(Instant::now).elapsed() < MOVE
+    }
+
+    fn look_around(&mut self) -> Result<Duration, ClusterError> {
+        // Before the status: a promotion changes the record first, and a status older than its record would look like that of a
+        // standby whose image is outdated.
+        let stored = self.door.read()?;
+        let Some(status) = self.ask() else { return Ok(SETTLED) };
+        if self.is_on_the_move(&status) {
+            return Ok(UNSETTLED);
+        }
+        let alone = is_forlorn(&status);
         let record = stored.as_ref().map(|stored| &stored.record);
         let (other, other_holds) = match record.and_then(|record| record.other_than(&status.node)) {
             // They matter only to a node that may have to run the guest.
@@ -162,11 +203,11 @@ impl Teller {
         self.notice_oblivion()?;
         let facts = Facts { node: &status.node, record, other, other_holds, policy: self.policy() };
         self.reassert(&status, &facts, stored.as_ref())?;
-        let score = score::score(&status, &facts);
+        let own_score = score::score(&status, &facts);
         // Before the score: who sees that one must see this.
         let holds = status.image.as_ref().filter(|_| status.role == Role::Standby && status.not_promotable.is_none());
         self.tell(&attributes::holds(&status.guest), holds.map_or("", |image| &image.generation))?;
-        self.tell(&self.score_name(), &score::text(score))?;
+        self.tell(&self.score_name(), &score::text(own_score))?;
         let calm_after = if facts.other == Standing::Unclean { CALM_WHILE_FENCING } else { CALM };
         let calm = self.disturbed_at.elapsed() >= calm_after;
         if calm && self.shown_at.is_none_or(|at| at < self.disturbed_at || at.elapsed() >= SETTLED) {
@@ -175,7 +216,7 @@ impl Teller {
                 self.tell(&attributes::shown(&status.guest, name), &value)?;
             }
         }
-        let waits = status.role == Role::Standby && score.is_none_or(|score| alone || score < 50);
+        let waits = status.role == Role::Standby && own_score.is_none_or(|own| alone || own < score::STANDBY);
         Ok(match (waits, calm) {
             (true, _) => UNSETTLED,
             (false, false) => CALM,
@@ -263,6 +304,17 @@ impl Teller {
             }
         }
     }
+}
+
+/// A standby that no primary is connected to.
+fn is_forlorn(status: &Status) -> bool {
+    status.role == Role::Standby && status.replication == Replication::Alone
+}
+
+/// Whether this node holds the final image of a guest that runs nowhere just now.
+fn is_handed_over(status: &Status) -> bool {
+    let holds_final = status.image.as_ref().is_some_and(|image| image.is_final);
+    status.role == Role::Standby && holds_final && status.not_promotable.is_none()
 }
 
 /// What operators see in `crm_mon -A`.

@@ -8,6 +8,7 @@ use kemari_core::Generation;
 use super::refusal::Refusal;
 use super::{Policy, Record, Unprotected};
 use crate::cluster::Standing;
+use crate::sabotage::{Bug, planted};
 
 /// What is known when a node asks.
 #[derive(Clone, Copy, Debug)]
@@ -172,6 +173,7 @@ pub(crate) fn alone(facts: &Facts<'_>, alone: &Alone<'_>) -> Decision {
         Standing::Member | Standing::Lost | Standing::Stranger if facts.policy.unprotected == Unprotected::Always => {
             Decision::Swap(target)
         }
+        Standing::Member if planted(Bug::ConsentUnasked) => Decision::Swap(target),
         Standing::Member => Decision::AskOutdate,
         Standing::Lost | Standing::Stranger => no(record, facts, Refusal::Lost),
     }
@@ -227,7 +229,7 @@ fn current<'a>(facts: &Facts<'a>, generation: Generation) -> Result<&'a Record, 
     if record.generation != generation {
         return Err(Refusal::OtherHistory { record: record.clone(), known: generation });
     }
-    if !record.names(facts.node) {
+    if !record.names(facts.node) && !planted(Bug::BootUnnamed) {
         return Err(Refusal::NotNamed { record: record.clone(), node: facts.node.to_owned() });
     }
     Ok(record)

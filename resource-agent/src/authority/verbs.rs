@@ -10,6 +10,7 @@ use super::refusal::Refusal;
 use super::{Answer, Loss, Policy, Verb, Who, parse_generation};
 use crate::attributes::{self, Wish};
 use crate::cluster::{Attributes, ClusterError, Membership, RecordDoor, Standing, Stored, Swap};
+use crate::sabotage::{Bug, planted};
 
 /// How long the other node may take to mark itself outdated before the answer is no, for this time.
 const OUTDATE_LIMIT: Duration = Duration::from_secs(3);
@@ -26,6 +27,9 @@ pub(super) fn answer(verb: &Verb, policy: Policy) -> Result<Answer, ClusterError
             let promotion = Promotion { from: step.from, to: step.to, handed_over_by };
             let scene = Scene::look(&door, &who.node, handed_over_by.is_none())?;
             let decision = decide::promote(&scene.facts(&who.node, policy), &promotion);
+            if planted(Bug::PromoteWithoutSwap) && matches!(decision, Decision::Swap(_)) {
+                return Ok(Answer::Yes);
+            }
             carry_out(&door, &scene, decision)
         }
         Verb::Boot { who, step, first, insist } => {
@@ -163,7 +167,7 @@ fn go_on_alone(who: &Who, policy: Policy, mut alone: Alone<'_>, epoch: u64) -> R
         let decision = decide::alone(&facts, &alone);
         let standby = facts.record.and_then(|record| record.other_than(node));
         let (Decision::AskOutdate, Some(standby)) = (&decision, standby) else {
-            return carry_out(&door, &scene, decision);
+            return consent(&door, &scene, decision);
         };
         if Instant::now() >= deadline {
             return Ok(Answer::No(Refusal::NoAnswer(standby.to_owned())));
@@ -172,9 +176,16 @@ fn go_on_alone(who: &Who, policy: Policy, mut alone: Alone<'_>, epoch: u64) -> R
         alone.outdated = ask_to_be_outdated(guest, standby, wish, asked, round)?;
         asked = true;
         if alone.outdated == Some(alone.generation) {
-            return carry_out(&door, &scene, decide::alone(&facts, &alone));
+            return consent(&door, &scene, decide::alone(&facts, &alone));
         }
     }
+}
+
+fn consent(door: &RecordDoor, scene: &Scene, decision: Decision) -> Result<Answer, ClusterError> {
+    if planted(Bug::ConsentWithoutSwap) && matches!(decision, Decision::Swap(_)) {
+        return Ok(Answer::Yes);
+    }
+    carry_out(door, scene, decision)
 }
 
 /// Asks `standby` to mark itself outdated, and waits for its word.

@@ -4,8 +4,9 @@
 //! has replaced it. Pacemaker carries out one change after the other on the whole cluster, so of two that race one is lost.
 //! A command that was stopped and goes on an hour later is lost likewise.
 
-use super::{COMMAND_LIMIT, ClusterError, answer_of, failed, parse, run};
+use super::{COMMAND_LIMIT, ClusterError, failed, parse, run};
 use crate::authority::Record;
+use crate::sabotage::{Bug, planted};
 
 /// CRM_EX_NOSUCH: the XPath matched nothing.
 const NO_SUCH_OBJECT: i32 = 105;
@@ -66,7 +67,10 @@ impl RecordDoor {
     /// Replaces `from` by `to` if `from` is still there.
     pub(crate) fn swap(&self, from: &Stored, to: &Record) -> Result<Swap, ClusterError> {
         let id = self.id();
-        let xpath = format!("//nvpair[@id='{id}'][@value='{}']", from.text);
+        let mut xpath = format!("//nvpair[@id='{id}'][@value='{}']", from.text);
+        if planted(Bug::SwapWithoutCompare) {
+            xpath = format!("//nvpair[@id='{id}']");
+        }
         modify(&xpath, &format!("<nvpair id=\"{id}\" value=\"{to}\"/>"))
     }
 
@@ -118,11 +122,6 @@ pub(crate) fn node_state(node: &str) -> Result<Option<String>, ClusterError> {
         Some(NO_SUCH_OBJECT) => Ok(None),
         _ => Err(failed("cibadmin --query", &outcome)),
     }
-}
-
-/// Resources and properties as configured.
-pub(super) fn configuration() -> Result<String, ClusterError> {
-    answer_of("cibadmin", &["--query", "--scope", "configuration"])
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! Who is in the cluster, who left it, who was fenced.
 
 use super::{ClusterError, answer_of, cib, parse};
+use crate::sabotage::{Bug, planted};
 
-const CRM_MON: &str = "crm_mon --output-as=xml";
+pub(super) const CRM_MON: &str = "crm_mon --output-as=xml";
 const HISTORY: &str = "stonith_admin --history";
 const NODE_STATE: &str = "cibadmin --query";
 
@@ -52,13 +53,13 @@ pub(crate) struct Membership {
 impl Membership {
     /// Asks the cluster.
     pub(crate) fn read() -> Result<Membership, ClusterError> {
-        let sections = "--include=none,summary,options,nodes";
-        Membership::parse(&answer_of("crm_mon", &["--one-shot", "--output-as=xml", sections])?)
+        let printed = answer_of("crm_mon", &["--one-shot", "--output-as=xml", "--include=none,options,nodes"])?;
+        Membership::of(&parse(CRM_MON, &printed)?)
     }
 
-    fn parse(xml: &str) -> Result<Membership, ClusterError> {
+    /// As crm_mon has printed it, among other things.
+    pub(super) fn of(document: &roxmltree::Document<'_>) -> Result<Membership, ClusterError> {
         let unreadable = |reason: &str| ClusterError::Unreadable { command: CRM_MON, reason: reason.to_owned() };
-        let document = parse(CRM_MON, xml)?;
         let options = document
             .descendants()
             .find(|element| element.has_tag_name("cluster_options"))
@@ -103,7 +104,7 @@ fn standing(node: Option<&Node>, fenced: bool, left: bool) -> Standing {
         Some(node) if node.unclean => Standing::Unclean,
         // Pending: it has joined corosync, and not yet the cluster.
         Some(node) if node.online && !node.pending => Standing::Member,
-        Some(_) if fenced => Standing::Fenced,
+        Some(_) if fenced || planted(Bug::LostIsFenced) => Standing::Fenced,
         Some(node) if left && !node.online => Standing::Left,
         Some(_) => Standing::Lost,
     }

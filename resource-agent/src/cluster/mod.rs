@@ -6,7 +6,7 @@
 mod attributes;
 mod cib;
 mod command;
-mod configuration;
+mod intention;
 mod membership;
 
 use std::time::Duration;
@@ -15,7 +15,7 @@ pub(crate) use attributes::Attributes;
 pub(crate) use cib::{RecordDoor, Stored, Swap};
 pub use command::CommandError;
 pub(crate) use command::{run, timespec};
-pub(crate) use configuration::Intention;
+pub(crate) use intention::Intention;
 pub(crate) use membership::{Membership, Standing};
 
 /// What a command of Pacemaker may take. Each answers within 30 ms on an idle cluster; an election takes seconds.

@@ -8,6 +8,7 @@ use kemari_control::{Replication, Request, Role, Status};
 use super::environment::Environment;
 use super::{Code, Failure, Outcome, RESERVE, process, request, status};
 use crate::cluster::{ClusterError, Intention, Membership};
+use crate::sabotage::{Bug, planted};
 
 /// How far apart two nodes may hear that the whole cluster is to stop.
 const SHUTDOWNS_APART: Duration = Duration::from_secs(2);
@@ -29,6 +30,9 @@ pub(super) fn demote(environment: &Environment) -> Outcome {
 
 /// Has the guest leave this node, which is its primary, by the deadline.
 pub(super) fn leave(environment: &Environment, status: &Status, deadline: Instant) -> Outcome {
+    if planted(Bug::DemoteDoesNothing) {
+        return Ok(Code::Success);
+    }
     let status = &await_consent(environment, status);
     if is_held(status) {
         // It could not even shut down: its writes are held, too. What the standby holds is all that was ever shown.
@@ -88,20 +92,18 @@ fn is_held(status: &Status) -> bool {
 
 /// Whether a node other than this one may be promoted, for all that the cluster knows.
 pub(super) fn goes_on_elsewhere(environment: &Environment) -> Result<bool, ClusterError> {
-    if Intention::read(environment.resource())? == Intention::NotPromoted {
-        return Ok(false);
-    }
+    let Intention { wants_primary, membership } = Intention::read(environment.resource())?;
     let own = &environment.guest.node;
-    Ok(Membership::read()?.nodes.iter().any(|node| node.name != *own && node.may_run_primary()))
+    Ok(wants_primary && membership.nodes.iter().any(|node| node.name != *own && node.may_run_primary()))
 }
 
 /// Whether some node is to run the guest, and the standby can.
 fn goes_on(environment: &Environment, status: &Status) -> Result<bool, ClusterError> {
     let (Replication::Protected, Some(standby)) = (status.replication, &status.peer) else { return Ok(false) };
-    if Intention::read(environment.resource())? == Intention::NotPromoted {
+    let Intention { wants_primary, mut membership } = Intention::read(environment.resource())?;
+    if !wants_primary {
         return Ok(false);
     }
-    let mut membership = Membership::read()?;
     let shuts_down = |membership: &Membership, name: &str| membership.node(name).is_some_and(|node| node.shutdown);
     // `pcs cluster stop --all` reaches one node after the other. A guest that was handed over to a node that is about to stop, too,
     // would be thrown away; meanwhile it runs.

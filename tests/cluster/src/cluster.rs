@@ -33,6 +33,7 @@ const FIRST_CIB: &str = r#"<cib crm_feature_set="3.0.14" validate-with="pacemake
 "#;
 
 /// The programs to be installed on the hosts.
+#[derive(Clone)]
 pub(crate) struct Programs {
     pub(crate) replicator: PathBuf,
     pub(crate) agent: PathBuf,
@@ -43,6 +44,8 @@ pub(crate) struct Programs {
     pub(crate) ocft: PathBuf,
     /// The directory with the examples.
     pub(crate) examples: PathBuf,
+    /// The bug that is planted in the agent, if it is built for that.
+    pub(crate) sabotage: Option<&'static str>,
 }
 
 /// The cluster. All of it is gone when the value is dropped, and when this process dies.
@@ -75,7 +78,7 @@ impl Cluster {
         for name in NODES {
             let home = root.join(name.as_str());
             install(root, &home, name, programs)?;
-            machines.push((name, Arc::new(Mutex::new(Machine::new(name, &home)))));
+            machines.push((name, Arc::new(Mutex::new(Machine::new(name, &home, programs.sabotage)))));
         }
         let fence = Fence::start(&root.join("fence"), machines.clone());
         let cluster = Cluster { machines, fence, directory, _network: network };

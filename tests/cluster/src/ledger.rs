@@ -49,8 +49,17 @@ impl Ledger {
 
     /// Waits until the guest answers both clients again and again.
     pub(crate) fn wait_for_answers(&self, limit: Duration) -> Result<(), ClusterError> {
+        self.wait_for_more(5, limit)
+    }
+
+    /// Waits until the guest answers each of them once: its next answer is what an event ends with.
+    pub(crate) fn wait_for_an_answer(&self, limit: Duration) -> Result<(), ClusterError> {
+        self.wait_for_more(1, limit)
+    }
+
+    fn wait_for_more(&self, more: u32, limit: Duration) -> Result<(), ClusterError> {
         let (begun, entries, answers) = (Instant::now(), self.witness.entries(), self.probe.answers());
-        while self.witness.entries() < entries + 5 || self.probe.answers() < answers + 5 {
+        while self.witness.entries() < entries + more as usize || self.probe.answers() < answers + u64::from(more) {
             self.look()?;
             if begun.elapsed() > limit {
                 let what = "for the guest to answer".to_owned();

@@ -72,12 +72,14 @@ pub(crate) struct Machine {
     process: Option<Child>,
     /// Its process 1, as seen from here.
     init: u32,
+    /// The bug that is planted in its programs.
+    sabotage: Option<&'static str>,
 }
 
 impl Machine {
-    /// A host whose files are in `directory`; it is off.
-    pub(crate) fn new(name: NodeName, directory: &Path) -> Machine {
-        Machine { name, directory: directory.to_owned(), process: None, init: 0 }
+    /// A host whose files are in `directory`, with a bug planted in its programs or none; it is off.
+    pub(crate) fn new(name: NodeName, directory: &Path, sabotage: Option<&'static str>) -> Machine {
+        Machine { name, directory: directory.to_owned(), process: None, init: 0, sabotage }
     }
 
     fn number(&self) -> u8 {
@@ -105,6 +107,7 @@ impl Machine {
             .arg(self.directory.join("boot"))
             .args([self.name.as_str(), &self.number().to_string()])
             .arg(&self.directory)
+            .envs(self.sabotage.map(|bug| ("KEMARI_SABOTAGE", bug)))
             .stdin(Stdio::null())
             .process_group(0);
         let log = fs::File::options().create(true).append(true).open(self.directory.join("boot.log"));

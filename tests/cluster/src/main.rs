@@ -3,6 +3,7 @@
 
 mod cluster;
 mod command;
+mod controls;
 mod error;
 mod fence;
 mod floor;
@@ -44,6 +45,12 @@ struct Arguments {
     /// How often a timing is taken
     #[arg(long, default_value_t = 3)]
     repeat: usize,
+    /// Plant known bugs in the agent, one at a time, each of which must make its scenario fail
+    #[arg(long, conflicts_with = "scenarios")]
+    controls: bool,
+    /// Plant only this bug
+    #[arg(long, value_name = "NAME", requires = "controls")]
+    bug: Option<String>,
     /// Leave the files in place if something fails, and say where
     #[arg(long)]
     keep: bool,
@@ -92,7 +99,11 @@ fn run(arguments: &Arguments) -> Result<bool, ClusterError> {
         ocf: source.join("ocf"),
         ocft: source.join("tests/cluster/ocft"),
         examples: source.join("pcs-examples"),
+        sabotage: None,
     };
+    if arguments.controls {
+        return controls::run(&programs, arguments.bug.as_deref());
+    }
     let begun = Instant::now();
     let mut cluster = Cluster::up(&programs)?;
     println!("a cluster of two hosts is up after {:.1} s", begun.elapsed().as_secs_f64());

@@ -28,9 +28,13 @@ fn node(online: bool, unclean: bool, pending: bool) -> Node {
     Node { name: "beta".to_owned(), online, unclean, pending, standby, maintenance, shutdown }
 }
 
+fn read(xml: &str) -> Result<Membership, ClusterError> {
+    Membership::of(&parse(CRM_MON, xml)?)
+}
+
 #[test]
 fn nodes_and_fencing_are_read() {
-    let membership = Membership::parse(TWO_ONLINE).expect("as printed");
+    let membership = read(TWO_ONLINE).expect("as printed");
     assert!(!membership.fencing);
     assert!(membership.node("alpha").is_some_and(Node::may_run_primary));
     assert!(membership.node("beta").is_some_and(|beta| beta.online && beta.standby && !beta.may_run_primary()));
@@ -42,10 +46,10 @@ fn nodes_and_fencing_are_read() {
 fn half_an_answer_is_none() {
     for part in ["online=\"true\" ", "stonith-enabled=\"false\" ", "unclean=\"false\" "] {
         let xml = TWO_ONLINE.replace(part, "");
-        assert!(Membership::parse(&xml).is_err(), "without {part}");
+        assert!(read(&xml).is_err(), "without {part}");
     }
-    assert!(Membership::parse("").is_err());
-    assert!(Membership::parse("<pacemaker-result/>").is_err());
+    assert!(read("").is_err());
+    assert!(read("<pacemaker-result/>").is_err());
 }
 
 #[test]

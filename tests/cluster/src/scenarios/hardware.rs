@@ -35,6 +35,7 @@ pub(super) fn memory_fails(cluster: &Cluster, timings: &mut Timings, repeat: usi
         if cluster.primary() != Some(primary) {
             return Err(ClusterError::Wrong("corrected errors have moved the guest".to_owned()));
         }
+        setup::rest();
         let begun = Instant::now();
         kernel_says(cluster, primary, captured(" UE ")?)?;
         while cluster.primary() != Some(primary.peer()) {
@@ -46,7 +47,7 @@ pub(super) fn memory_fails(cluster: &Cluster, timings: &mut Timings, repeat: usi
             }
             std::thread::sleep(TICK);
         }
-        ledger.wait_for_answers(LIMIT)?;
+        ledger.wait_for_an_answer(LIMIT)?;
         timings.guest(MEMORY_FAILED, begun.elapsed());
         setup::protected(cluster, LIMIT)?;
         becomes(cluster, primary, "red")?;

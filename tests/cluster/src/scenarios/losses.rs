@@ -19,16 +19,10 @@ fn runs_on(cluster: &Cluster, name: NodeName) -> impl FnMut() -> Result<bool> {
     move || Ok(cluster.primary() == Some(name))
 }
 
-/// Lets the cluster come to rest. Two nodes that change the CIB at the same moment make it try again after 1 s, whatever is
-/// changed; that is Pacemaker's and not what is measured.
-fn rest() {
-    std::thread::sleep(Duration::from_secs(4));
-}
-
 /// Kills the primary replicator, and waits until the guest answers from the other node.
 /// Returns how long the guest was silent, and its TCP connection.
 fn kill_primary(cluster: &Cluster, ledger: &Ledger) -> Result<[Duration; 2]> {
-    rest();
+    setup::rest();
     let primary = setup::primary(cluster)?;
     let outage = ledger.begin_measure();
     cluster.node(primary).signal_replicator("KILL")?;
@@ -72,7 +66,7 @@ pub(super) fn standby_killed(cluster: &Cluster, timings: &mut Timings, repeat: u
     let ledger = Ledger::open(3)?;
     let primary = setup::primary(cluster)?;
     for _ in 0..repeat {
-        rest();
+        setup::rest();
         let outage = ledger.begin_measure();
         cluster.node(primary.peer()).signal_replicator("KILL")?;
         let alone = || Ok(setup::status(cluster, primary)?.gate.is_some_and(|gate| gate.open.is_some()));
@@ -182,7 +176,7 @@ pub(super) fn primary_node_lost(cluster: &Cluster, timings: &mut Timings, repeat
     let ledger = Ledger::open(7)?;
     let mut gaps = Vec::new();
     for _ in 0..repeat.min(2) {
-        rest();
+        setup::rest();
         let primary = setup::primary(cluster)?;
         let outage = ledger.begin_measure();
         cluster.node(primary).kill()?;

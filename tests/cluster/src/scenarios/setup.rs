@@ -21,6 +21,12 @@ pub(super) fn ready(cluster: &Cluster) -> Result<()> {
     protected(cluster, LIMIT).map(drop)
 }
 
+/// Lets the cluster come to rest before something is measured: what operators read is told 2 s after the last event. Two nodes that
+/// change the CIB at the same moment make it try again after 1 s, whatever is changed; that is Pacemaker's.
+pub(super) fn rest() {
+    std::thread::sleep(Duration::from_secs(3));
+}
+
 /// Whether the cluster has a guest.
 pub(super) fn exists(cluster: &Cluster) -> bool {
     cluster.sh("crm_resource --query-xml -r web-clone >/dev/null 2>&1 && echo there").is_ok()
