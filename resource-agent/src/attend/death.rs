@@ -52,16 +52,21 @@ pub(super) fn report(resource: &str, last: &Status) {
 /// A standby has ended: what it held is gone, and its primary may be waiting for its word. Whether a goodbye has arrived, who said
 /// it does not know.
 pub(super) fn silence(binary: &Path, config: &Path, last: &Status) {
-    // A primary's record names it, so nobody waits for its word. One that never followed a primary has nothing to promise, and
-    // that which is to boot the guest for the first time must not forget it.
-    let (Role::Standby, Some(Standing::Standby), Some(generation)) = (last.role, last.standing, &last.generation)
-    else {
-        return;
-    };
-    let Ok(generation) = parse_generation(generation) else { return };
+    let Some(generation) = owes_word(last) else { return };
     insist("say that this node is outdated", || {
         outdate(binary, config, last, generation, &[], &attributes::gone(generation))
     });
+}
+
+/// The generation in which somebody may wait for this node's word.
+///
+/// A primary's record names it, so nobody waits for its word. One that never followed a primary has nothing to promise, and that
+/// which is to boot the guest for the first time must not forget it.
+pub(super) fn owes_word(last: &Status) -> Option<Generation> {
+    match (last.role, last.standing, &last.generation) {
+        (Role::Standby, Some(Standing::Standby), Some(generation)) => parse_generation(generation).ok(),
+        _ => None,
+    }
 }
 
 /// Tries until it is done, or certain not to be, or the cluster has been out of reach for too long.

@@ -7,6 +7,8 @@
 mod death;
 mod score;
 mod teller;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use std::fs::OpenOptions;
 use std::io;

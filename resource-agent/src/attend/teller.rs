@@ -307,18 +307,18 @@ impl Teller {
 }
 
 /// A standby that no primary is connected to.
-fn is_forlorn(status: &Status) -> bool {
+pub(super) fn is_forlorn(status: &Status) -> bool {
     status.role == Role::Standby && status.replication == Replication::Alone
 }
 
 /// Whether this node holds the final image of a guest that runs nowhere just now.
-fn is_handed_over(status: &Status) -> bool {
+pub(super) fn is_handed_over(status: &Status) -> bool {
     let holds_final = status.image.as_ref().is_some_and(|image| image.is_final);
     status.role == Role::Standby && holds_final && status.not_promotable.is_none()
 }
 
 /// What operators see in `crm_mon -A`.
-fn describe(status: &Status, obstacle: Option<String>) -> Vec<(&'static str, String)> {
+pub(super) fn describe(status: &Status, obstacle: Option<String>) -> Vec<(&'static str, String)> {
     let word = |value: serde_json::Result<serde_json::Value>| {
         value.ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
     };

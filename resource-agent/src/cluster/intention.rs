@@ -1,6 +1,6 @@
 //! What the cluster is to do with a resource: whether a node is to run its primary, and which nodes may.
 
-use super::membership::CRM_MON;
+use super::membership::{CRM_MON, Node};
 use super::{ClusterError, Membership, answer_of, parse};
 
 /// What is intended with one resource.
@@ -9,13 +9,19 @@ pub(crate) struct Intention {
     /// Whether there is to be a primary anywhere.
     pub(crate) wants_primary: bool,
     pub(crate) membership: Membership,
+    /// Nodes where a constraint forbids it, in either role or as a primary.
+    banned: Vec<String>,
 }
+
+/// The weight by which a constraint forbids (-INFINITY in Pacemaker's numbers). One that weighs less is a wish.
+const FORBIDS: i64 = -1_000_000;
 
 impl Intention {
     /// Asks the cluster about `resource`, all with one question: a guest stands still meanwhile, or is about to.
     pub(crate) fn read(resource: &str) -> Result<Intention, ClusterError> {
-        let sections = "--include=none,options,nodes,resources";
-        let arguments = ["--one-shot", "--output-as=xml", sections, "--inactive", "--resource", resource];
+        // Of all resources: asked about one alone it says nothing about bans of the clone around it.
+        let sections = "--include=none,options,nodes,resources,bans";
+        let arguments = ["--one-shot", "--output-as=xml", sections, "--inactive"];
         Intention::parse(&answer_of("crm_mon", &arguments)?, resource)
     }
 
@@ -29,18 +35,27 @@ impl Intention {
         // By what Pacemaker makes of the configuration: a role may be set on the primitive, its template, what is around it, or for
         // all. An instance may have a number.
         let is_it = |id: &str| id.split(':').next() == Some(resource);
-        let mut instances = document
+        let instances: Vec<_> = document
             .descendants()
             .filter(|element| element.has_tag_name("resource") && element.attribute("id").is_some_and(is_it))
-            .peekable();
+            .collect();
+        // It, and what is around it.
+        let all = || instances.iter().flat_map(roxmltree::Node::ancestors);
+        let role_forbids = all().any(|element| element.attribute("target_role").is_some_and(forbids_a_primary));
         // What is not configured any more is on its way out.
-        let configured = instances.peek().is_some();
-        let forbidden = instances.any(|instance| {
-            let role =
-                |element: roxmltree::Node<'_, '_>| element.attribute("target_role").is_some_and(forbids_a_primary);
-            instance.attribute("orphaned") == Some("true") || instance.ancestors().any(role)
-        });
-        Ok(Intention { wants_primary: configured && !stop_all && !forbidden, membership })
+        let leaves = instances.iter().all(|instance| instance.attribute("orphaned") == Some("true"));
+        let forbids = |ban: &roxmltree::Node<'_, '_>| {
+            let weight = ban.attribute("weight").and_then(|weight| weight.parse().ok());
+            let is_about_it = || all().any(|element| element.attribute("id") == ban.attribute("resource"));
+            ban.has_tag_name("ban") && weight.is_some_and(|weight: i64| weight <= FORBIDS) && is_about_it()
+        };
+        let banned = document.descendants().filter(forbids).filter_map(|ban| ban.attribute("node")).map(str::to_owned);
+        Ok(Intention { wants_primary: !stop_all && !role_forbids && !leaves, membership, banned: banned.collect() })
+    }
+
+    /// Whether a primary may run on a node.
+    pub(crate) fn may_run_primary(&self, node: &Node) -> bool {
+        self.wants_primary && node.may_run_primary() && !self.banned.contains(&node.name)
     }
 }
 
@@ -81,6 +96,27 @@ mod tests {
         intention.wants_primary
     }
 
+    /// Whether a primary may run on alpha, with these bans.
+    fn may_run(bans: &str) -> bool {
+        let xml = PRINTED.replace("<status", &format!("<bans>{bans}</bans><status"));
+        let intention = Intention::parse(&xml, "web").expect("as printed");
+        intention.membership.nodes.iter().any(|node| intention.may_run_primary(node))
+    }
+
+    #[test]
+    fn a_node_is_banned_by_what_forbids_and_not_by_a_wish() {
+        let ban = |resource: &str, node: &str, weight: i64| {
+            format!(r#"<ban id="b" resource="{resource}" node="{node}" weight="{weight}" promoted-only="true"/>"#)
+        };
+        assert!(may_run(""));
+        assert!(!may_run(&ban("web-clone", "alpha", FORBIDS)) && !may_run(&ban("web", "alpha", FORBIDS)));
+        for (resource, node, weight) in
+            [("web-clone", "alpha", -90), ("web-clone", "beta", FORBIDS), ("db-clone", "alpha", FORBIDS)]
+        {
+            assert!(may_run(&ban(resource, node, weight)), "{resource} {node} {weight}");
+        }
+    }
+
     #[test]
     fn a_role_that_forbids_promotion_anywhere_around_the_resource_counts() {
         let clone_role = |role: &'static str| ("multi_state=\"true\"", role);
@@ -96,7 +132,8 @@ mod tests {
     #[test]
     fn what_is_to_stop_with_everything_or_is_deleted_has_no_primary() {
         assert!(!wants_primary(&[("stop-all-resources=\"false\"", "stop-all-resources=\"true\"")]));
-        assert!(!wants_primary(&[("orphaned=\"false\"", "orphaned=\"true\"")]));
+        let orphan = ("orphaned=\"false\"", "orphaned=\"true\"");
+        assert!(!wants_primary(&[orphan, orphan]));
         let other = PRINTED.replace("id=\"web\"", "id=\"website\"");
         assert!(!Intention::parse(&other, "web").expect("as printed").wants_primary);
         let numbered = PRINTED.replace("id=\"web\"", "id=\"web:0\"");

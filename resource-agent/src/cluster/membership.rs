@@ -37,7 +37,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Whether Pacemaker may promote a guest there.
+    /// Whether Pacemaker may promote a guest there, for all that the node is like.
     pub(crate) fn may_run_primary(&self) -> bool {
         self.online && !self.unclean && !self.pending && !self.standby && !self.maintenance && !self.shutdown
     }

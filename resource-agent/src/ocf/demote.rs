@@ -7,7 +7,7 @@ use kemari_control::{Replication, Request, Role, Status};
 
 use super::environment::Environment;
 use super::{Code, Failure, Outcome, RESERVE, process, request, status};
-use crate::cluster::{ClusterError, Intention, Membership};
+use crate::cluster::{ClusterError, Intention};
 use crate::sabotage::{Bug, planted};
 
 /// How far apart two nodes may hear that the whole cluster is to stop.
@@ -49,7 +49,11 @@ pub(super) fn leave(environment: &Environment, status: &Status, deadline: Instan
             return Err(Failure::new(Code::Generic, reason));
         }
     };
-    if !handed_over {
+    // What an action says on stderr Pacemaker logs.
+    if handed_over {
+        eprintln!("the guest is handed over to {}", status.peer.as_deref().unwrap_or("its standby"));
+    } else {
+        eprintln!("no node is to go on with the guest, or none can: it is asked to shut down");
         request(environment, &Request::Shutdown, deadline)?;
     }
     Ok(Code::Success)
@@ -92,25 +96,27 @@ fn is_held(status: &Status) -> bool {
 
 /// Whether a node other than this one may be promoted, for all that the cluster knows.
 pub(super) fn goes_on_elsewhere(environment: &Environment) -> Result<bool, ClusterError> {
-    let Intention { wants_primary, membership } = Intention::read(environment.resource())?;
+    let intention = Intention::read(environment.resource())?;
     let own = &environment.guest.node;
-    Ok(wants_primary && membership.nodes.iter().any(|node| node.name != *own && node.may_run_primary()))
+    Ok(intention.membership.nodes.iter().any(|node| node.name != *own && intention.may_run_primary(node)))
 }
 
 /// Whether some node is to run the guest, and the standby can.
 fn goes_on(environment: &Environment, status: &Status) -> Result<bool, ClusterError> {
     let (Replication::Protected, Some(standby)) = (status.replication, &status.peer) else { return Ok(false) };
-    let Intention { wants_primary, mut membership } = Intention::read(environment.resource())?;
-    if !wants_primary {
+    let mut intention = Intention::read(environment.resource())?;
+    if !intention.wants_primary {
         return Ok(false);
     }
-    let shuts_down = |membership: &Membership, name: &str| membership.node(name).is_some_and(|node| node.shutdown);
+    let shuts_down =
+        |intention: &Intention, name: &str| intention.membership.node(name).is_some_and(|node| node.shutdown);
     // `pcs cluster stop --all` reaches one node after the other. A guest that was handed over to a node that is about to stop, too,
     // would be thrown away; meanwhile it runs.
     let until = Instant::now() + SHUTDOWNS_APART;
-    while shuts_down(&membership, &status.node) && !shuts_down(&membership, standby) && Instant::now() < until {
+    while shuts_down(&intention, &status.node) && !shuts_down(&intention, standby) && Instant::now() < until {
         thread::sleep(LOOK);
-        membership = Membership::read()?;
+        intention = Intention::read(environment.resource())?;
     }
-    Ok([standby, &status.node].into_iter().any(|name| membership.node(name).is_some_and(|node| node.may_run_primary())))
+    let may_run = |name: &String| intention.membership.node(name).is_some_and(|node| intention.may_run_primary(node));
+    Ok([standby, &status.node].into_iter().any(may_run))
 }

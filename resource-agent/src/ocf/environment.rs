@@ -172,9 +172,10 @@ pub(super) fn policy() -> Result<Policy, Failure> {
     let unprotected = Unprotected::from_str(&unprotected, true)
         .map_err(|_| not_configured(format!("unprotected={unprotected}: must be never, fenced or always")))?;
     let shared_disk = parameter("shared_disk").unwrap_or_else(|| "true".to_owned());
+    // As Pacemaker reads its own.
     let shared_disk = match shared_disk.to_ascii_lowercase().as_str() {
-        "true" | "yes" | "on" | "1" => true,
-        "false" | "no" | "off" | "0" => false,
+        "true" | "yes" | "on" | "y" | "1" => true,
+        "false" | "no" | "off" | "n" | "0" => false,
         _ => return Err(not_configured(format!("shared_disk={shared_disk}: must be true or false"))),
     };
     Ok(Policy { unprotected, shared_disk })

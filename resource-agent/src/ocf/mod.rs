@@ -4,7 +4,9 @@
 
 mod demote;
 mod environment;
+mod monitor;
 mod process;
+mod promote;
 mod start;
 mod stop;
 
@@ -12,7 +14,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use kemari_control::{Client, Reply, Request, Role, Status};
+use kemari_control::{Client, Reply, Request, Status};
 
 use self::environment::Environment;
 use crate::cluster::run as run_command;
@@ -68,8 +70,6 @@ impl Failure {
 
 type Outcome = Result<Code, Failure>;
 
-/// Between two attempts at a promotion.
-const PROMOTE_RETRY: Duration = Duration::from_millis(500);
 /// What is left of an action's time to say that it failed.
 const RESERVE: Duration = Duration::from_secs(2);
 /// How long the host's check may take.
@@ -98,9 +98,9 @@ fn carry_out(action: Action) -> Outcome {
     match action {
         Action::Start => start::start(&environment),
         Action::Stop => stop::stop(&environment),
-        Action::Promote => promote(&environment),
+        Action::Promote => promote::promote(&environment),
         Action::Demote => demote::demote(&environment),
-        Action::Monitor => monitor(&environment),
+        Action::Monitor => monitor::monitor(&environment),
         Action::ValidateAll => validate(&environment),
         Action::ReloadAgent => environment.keep_policy().map(|()| Code::Success),
         Action::Notify => Ok(Code::Success),
@@ -122,44 +122,6 @@ fn request(environment: &Environment, request: &Request, deadline: Instant) -> R
         Ok(Reply::Status(_)) => Err(Failure::new(Code::Generic, "the replicator's answer is to something else")),
         Err(error) => Err(Failure::new(Code::Generic, error.to_string())),
     }
-}
-
-/// A promotion that fails costs the guest its memory, because Pacemaker stops what has failed. So one that is refused, which may
-/// change when the other node comes back or is fenced, is tried again for as long as this action may take.
-fn promote(environment: &Environment) -> Outcome {
-    let deadline = environment.deadline(RESERVE);
-    loop {
-        match status(environment) {
-            Some(status) if status.role == Role::Primary => return Ok(Code::Success),
-            Some(_) => {}
-            None if process::find(environment).is_some() => return Err(Failure::new(Code::Generic, process::DEAF)),
-            None => return Err(Failure::new(Code::NotRunning, "the replicator does not run here")),
-        }
-        match request(environment, &Request::Promote { cold_boot: false }, deadline) {
-            Ok(()) => return Ok(Code::Success),
-            Err(failure) if Instant::now() + PROMOTE_RETRY >= deadline => return Err(failure),
-            Err(_) => std::thread::sleep(PROMOTE_RETRY),
-        }
-    }
-}
-
-fn monitor(environment: &Environment) -> Outcome {
-    let Some(status) = status(environment) else {
-        return match process::find(environment) {
-            Some(_) => Err(Failure::new(Code::Generic, process::DEAF)),
-            None => Ok(Code::NotRunning),
-        };
-    };
-    // If its supervisor has died there must be another one.
-    start::ensure_supervisor(environment)?;
-    let primary = status.role == Role::Primary;
-    if environment.check_level >= 10
-        && let Some(disk) = status.disks.iter().find(|disk| disk.errors > 0)
-    {
-        let code = if primary { Code::FailedPromoted } else { Code::Generic };
-        return Err(Failure::new(code, format!("{}: {} requests have failed", disk.path, disk.errors)));
-    }
-    Ok(if primary { Code::RunningPromoted } else { Code::Success })
 }
 
 fn validate(environment: &Environment) -> Outcome {

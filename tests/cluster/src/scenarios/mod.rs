@@ -65,6 +65,7 @@ pub(crate) const ALL: &[Scenario] = &[
         "handed over, and disabled before the other node resumes it",
         Play::Guest(stops::stopped_between),
     ),
+    scenario("banned", "no node may run the guest any more: it is shut down", Play::Guest(stops::banned_everywhere)),
     scenario("both-lost", "both nodes die; the record says who boots", Play::Guest(boots::both_lost)),
     scenario(
         "partitions",

@@ -91,6 +91,28 @@ pub(super) fn stopped_between(cluster: &Cluster, _: &mut Timings, _: usize) -> R
     Ok(format!("{entries} entries; record {} -> {record}", before.0))
 }
 
+/// Every node is forbidden to run it: the guest is shut down, and not handed over to a node that is not to have it either.
+pub(super) fn banned_everywhere(cluster: &Cluster, _: &mut Timings, _: usize) -> Result<String> {
+    let ledger = Ledger::open(58)?;
+    ledger.wait_for_answers(LIMIT)?;
+    let before = shutdowns(cluster);
+    let ban = |node| format!("<rsc_location id=\"no-{node}\" rsc=\"web-clone\" node=\"{node}\" score=\"-INFINITY\"/>");
+    let bans: String = NODES.map(ban).concat();
+    cluster.sh(&format!(
+        "cibadmin --modify --allow-create --scope constraints --xml-text '<constraints>{bans}</constraints>'"
+    ))?;
+    cluster.wait("for both replicators to end", LIMIT, |cluster| Ok(cluster.statuses().is_empty()))?;
+    let shut_down = shutdowns(cluster) - before;
+    if shut_down != 1 {
+        return Err(ClusterError::Wrong(format!("the guest was asked to shut down {shut_down} times, not once")));
+    }
+    let entries = ledger.abandon(cluster)?;
+    cluster.sh("for node in alpha beta; do pcs constraint delete no-$node || exit 1; done; settle")?;
+    setup::protected(cluster, LIMIT)?;
+    setup::agrees(cluster)?;
+    Ok(format!("{entries} entries"))
+}
+
 /// Does what `pcs cluster stop` does: Pacemaker ends on all of them, then Corosync does.
 fn stop(cluster: &Cluster, nodes: &[NodeName], apart: Duration) -> Result<()> {
     for (index, name) in nodes.iter().enumerate() {
