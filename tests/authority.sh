@@ -26,6 +26,18 @@ answer() { echo "$2" >"$dir/answer.$1"; }
 asked() { grep -E "^$1 " "$dir/asked" | tail -1; }
 forget() { : >"$dir/asked"; }
 
+# Tells how often a node has had its standby named.
+named() { grep -c 'named: the record names the standby' "$dir/$1.log" || true; }
+# is_named NODE BEFORE: waits until it has once more than BEFORE; PROTECTED is said before the handler has answered.
+is_named() {
+    local i
+    for ((i = 0; i < 80; i++)); do
+        [ "$(named "$1")" -le "$2" ] || break
+        sleep 0.1
+    done
+    says "$1's standby is named" '^1$' echo "$(($(named "$1") > $2))"
+}
+
 "$replicator" create "$dir/alpha.toml" >/dev/null
 start alpha
 answer boot 1
@@ -46,11 +58,7 @@ becomes "protected" alpha 'PROTECTED'
 becomes "a standby that is not named is told" alpha 'authority +the standby is not named in the record: the cluster says 1'
 answer protect 0
 becomes "and asked for again" alpha '^guest'
-for ((i = 0; i < 30; i++)); do
-    if grep -q '"named"\|named: ' "$dir/alpha.log"; then break; fi
-    sleep 0.1
-done
-says "until it is named" 'named: the record names the standby' cat "$dir/alpha.log"
+is_named alpha 0
 says "by its name" 'protect --guest web --node alpha --generation 2-[0-9a-f]+ --peer beta' asked protect
 
 answer alone 1
@@ -83,8 +91,10 @@ dies alpha
 says "and can be promoted" 'the guest goes on here' ask beta promote
 says "having asked" 'promote --guest web --node beta --peer alpha --from 3-[0-9a-f]+ --to 4-' asked promote
 
+before=$(named beta)
 start alpha
 becomes "the other way round" beta PROTECTED
+is_named beta "$before"
 says "demoted by command" 'demoted' ask beta demote
 says "the peer is promoted" 'the guest goes on here' ask alpha promote
 says "with the word of the one before" 'promote .*--handed-over' asked promote
