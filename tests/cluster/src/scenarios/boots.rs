@@ -13,7 +13,7 @@ use crate::report::Timings;
 
 const LIMIT: Duration = Duration::from_secs(90);
 /// How long a node that must not boot is watched.
-const WATCH: Duration = Duration::from_secs(8);
+const WATCH: Duration = Duration::from_secs(5);
 const CONFIG: &str = "--config /etc/kemari/web.toml";
 
 pub(super) fn both_lost(cluster: &Cluster, _: &mut Timings, _: usize) -> Result<String> {
