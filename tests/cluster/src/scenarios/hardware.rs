@@ -26,7 +26,7 @@ fn captured(kind: &str) -> Result<&'static str> {
 
 pub(super) fn memory_fails(cluster: &Cluster, timings: &mut Timings, repeat: usize) -> Result<String> {
     NODES.into_iter().try_for_each(|name| configure(cluster, name))?;
-    let ledger = Ledger::open(33)?;
+    let ledger = Ledger::open(35)?;
     super::examples::example(cluster, "health-mce.sh demote")?;
     for _ in 0..repeat {
         let primary = setup::primary(cluster)?;
